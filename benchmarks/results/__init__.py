@@ -1,0 +1,153 @@
+"""`Record`: one run and everything one must know to believe its numbers. One JSON file each, a folder a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+__all__ = ["COMMITTED", "DatasetId", "Hardware", "Record", "RecordError", "Weights", "read_records", "write_atomically"]
+
+COMMITTED = Path(__file__).parent
+"""Where the project's own Records lie; the folder `local` beneath it is the user's and is never committed."""
+
+
+class RecordError(ValueError):
+    """A Record cannot be read; the message names the file, the entry and the remedy."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Weights(_Frozen):
+    """Which checkpoint: its file name (or package), and the sha256 of its bytes."""
+
+    file: str
+    sha256: str
+
+
+class DatasetId(_Frozen):
+    """Which images: `fingerprint` hashes pixels and boxes, so that two equal ones are the same test."""
+
+    name: str
+    split: str
+    fingerprint: str
+    images: int
+    objects: int
+
+
+class Hardware(_Frozen):
+    """What it ran on. `profile` is the profile it conforms to, or None with the reasons in `deviations`."""
+
+    machine: str
+    device: str
+    profile: str | None
+    deviations: tuple[str, ...] = ()
+    threads: int
+    precision: str = "float32"
+
+
+class Record(_Frozen):
+    """One run.
+
+    Attributes:
+        kind: What was measured.
+        detector: Catalog name.
+        scale: `small` (trained here on small data), `paper` (the paper's size) or `other` (a checkpoint of other shape).
+        overrides: Constructor arguments that differ from the paper's size.
+        num_classes: Foreground classes.
+        weights: The checkpoint; None for training from scratch and for cost.
+        dataset: The images; None for cost.
+        protocol: Every setting that the metric depends on (accuracy), or that the time depends on (latency).
+        hardware: The machine; None for cost, which depends on none.
+        seed: Of the run.
+        recipe: How it was trained (training only).
+        commit: Of this project; ends in `+` where the tree had changes.
+        versions: Of Python and of the libraries that can move the numbers.
+        metrics: Results. Accuracy: the JSON of `score`, fractions. Cost: parameters, macs, boxes. Training: steps,
+            seconds, final losses, and the metrics of the split that was watched.
+        samples: Raw seconds by stage (latency only).
+        note: What a reader must know besides.
+    """
+
+    schema_version: Literal[1] = 1
+    kind: Literal["accuracy", "cost", "latency", "training"]
+    detector: str
+    scale: Literal["small", "paper", "other"]
+    overrides: dict[str, Any] = {}
+    num_classes: int
+    weights: Weights | None = None
+    dataset: DatasetId | None = None
+    protocol: dict[str, Any] = {}
+    hardware: Hardware | None = None
+    seed: int | None = None
+    recipe: dict[str, Any] | None = None
+    commit: str
+    versions: dict[str, str]
+    metrics: dict[str, Any] = {}
+    samples: dict[str, list[float]] = {}
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """File name without ending: kind, detector, scale and data set, so that a new run replaces the old."""
+        data = "" if self.dataset is None else f".{self.dataset.name}-{self.dataset.split}"
+        device = f".{self.hardware.device.partition(':')[0]}" if self.kind == "latency" and self.hardware else ""
+        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}"
+
+    def write(self, folder: Path) -> Path:
+        """Write as JSON under `folder`, whole or not at all, and return the file."""
+        path = folder / f"{self.name}.json"
+        write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        """Read one file.
+
+        Raises:
+            RecordError: It is missing, truncated, or an entry does not fit.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise RecordError(f"{path}: cannot be read ({error.strerror}); measure again to write it anew") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            entry = ".".join(map(str, first["loc"])) or "the file"
+            raise RecordError(f"{path}: {entry}: {first['msg']}; delete the file and measure again") from error
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees either the old content or the new, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_records(*folders: Path) -> Iterator[Record]:
+    """Every Record under `folders`, in the order of their paths."""
+    for folder in folders:
+        for path in sorted(folder.rglob("*.json")):
+            yield Record.read(path)
+
+
+def to_json(value: Any) -> str:
+    """JSON as the project writes it: sorted keys, two spaces, null for what is undefined, never NaN."""
+    return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"

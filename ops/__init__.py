@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the operators of detection. Nothing of ours is imported here and nothing is learned."""

@@ -1,0 +1,121 @@
+"""What every detector and every dataset must do, as code: run on each catalog row and each loader."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ops.structures import Detections, Target
+from zoo.detector import Detector
+
+
+def toy_images(seed: int = 0, sizes: tuple[tuple[int, int], ...] = ((120, 160), (160, 130))) -> list[Tensor]:
+    """Noise images of differing sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.rand((3, *size), generator=generator) for size in sizes]
+
+
+def empty_target() -> Target:
+    return Target(torch.zeros((0, 4)), torch.zeros(0, dtype=torch.int64))
+
+
+def assert_is_detections(detections: Detections, image: Tensor, num_classes: int) -> None:
+    height, width = image.shape[-2:]
+    boxes, scores, labels = detections.boxes, detections.scores, detections.labels
+    assert boxes.dtype == torch.float32
+    assert scores.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    assert torch.isfinite(boxes).all()
+    assert torch.isfinite(scores).all()
+    assert bool((scores[1:] <= scores[:-1]).all()), "scores must descend"
+    assert bool(((labels >= 0) & (labels < num_classes)).all())
+    if len(detections):
+        assert boxes.min() >= 0
+        assert boxes[:, [0, 2]].max() <= width + 1e-3
+        assert boxes[:, [1, 3]].max() <= height + 1e-3
+        assert bool((boxes[:, 2:] >= boxes[:, :2]).all())
+
+
+def assert_is_detector(model: Detector) -> None:
+    """The contract. Runs the model in both modes, with and without objects, on two images of differing sizes."""
+    images = toy_images()
+    assert not any(p.is_meta for p in model.parameters())
+    for training in (False, True):
+        model.train(training)
+        with torch.no_grad():
+            answers = model(images)
+        assert isinstance(answers, list)
+        assert len(answers) == len(images)
+        for answer, image in zip(answers, images, strict=True):
+            assert_is_detections(answer, image, model.num_classes)
+
+    model.eval()
+    before = [image.clone() for image in images]
+    with torch.no_grad():
+        first, second = model(images), model(images)
+    assert all(torch.equal(a, b) for a, b in zip(before, images, strict=True)), "images must not be changed"
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.boxes, b.boxes), "the same images must give the same detections"
+
+    some = Target(torch.tensor([[20.0, 30.0, 90.0, 100.0], [60.0, 20.0, 110.0, 60.0]]), torch.tensor([0, 0]))
+    for targets in ([some, empty_target()], [empty_target(), empty_target()]):
+        for training in (True, False):
+            model.train(training)
+            model.zero_grad(set_to_none=True)
+            losses = model(images, targets)
+            assert isinstance(losses, dict)
+            assert losses
+            for name, value in losses.items():
+                assert value.ndim == 0, f"loss {name} must be a scalar"
+                assert torch.isfinite(value), f"loss {name} is {value.item()}"
+            sum(losses.values()).backward()
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    assert parameter.grad is not None, f"{name} gets no gradient"
+                    assert torch.isfinite(parameter.grad).all(), f"{name} gets a gradient that is not finite"
+
+
+def squares(count: int = 4, size: int = 128, seed: int = 0) -> tuple[list[Tensor], list[Target]]:
+    """Images with one or two bright axis-parallel rectangles; class 0 is red, class 1 is blue."""
+    generator = torch.Generator().manual_seed(seed)
+    images, targets = [], []
+    for index in range(count):
+        image = 0.1 * torch.rand((3, size, size), generator=generator)
+        boxes, labels = [], []
+        for half in range(1 + index % 2):
+            side = int(torch.randint(size // 4, size // 2 - 4, (), generator=generator))
+            x = int(torch.randint(0, size // 2 - side, (), generator=generator)) + half * size // 2
+            y = int(torch.randint(0, size - side, (), generator=generator))
+            label = (index + half) % 2
+            image[2 * label, y : y + side, x : x + side] = 1.0
+            boxes.append([x, y, x + side, y + side])
+            labels.append(label)
+        images.append(image)
+        targets.append(Target(torch.tensor(boxes, dtype=torch.float32), torch.tensor(labels)))
+    return images, targets
+
+
+def assert_overfits(model: Detector, steps: int, lr: float = 2e-3, iou: float = 0.6, seed: int = 0) -> None:
+    """Train on four images; then each object must be found by the surest detections, with the right class.
+
+    As many of the surest detections as there are objects must match them one to one: a detector whose boxes, classes
+    or scores do not learn fails.
+    """
+    from torchvision.ops import box_iou
+
+    torch.manual_seed(seed)
+    images, targets = squares()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr)
+    model.train()
+    for _ in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        sum(model(images, targets).values()).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        answers = model(images)
+    for index, (answer, target) in enumerate(zip(answers, targets, strict=True)):
+        top = answer[: len(target)]
+        assert len(top) == len(target), f"image {index}: {len(answer)} detections for {len(target)} objects"
+        overlap = box_iou(top.boxes, target.boxes) * (top.labels[:, None] == target.labels[None])
+        assert overlap.amax(0).min() > iou, f"image {index}: objects are matched at {overlap.amax(0).tolist()}"

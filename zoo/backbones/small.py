@@ -1,0 +1,61 @@
+"""The small backbone that the small sizes share, so that detectors can be compared with nothing else different.
+
+Ours, from no paper: a residual network with batch normalisation of about 0.25 M parameters, made for two CPU cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+
+__all__ = ["SmallNet", "conv_bn_relu"]
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    """Convolution without bias, batch normalisation, ReLU; the map keeps its size at stride 1."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = conv_bn_relu(width, width)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        # A block starts as the identity: short trainings go further.
+        nn.init.zeros_(self.second[1].weight)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.second(self.first(x))).relu()
+
+
+class SmallNet(nn.Module):
+    """Image `[B, 3, H, W]` to maps at strides 4, 8, 16 and 32 (as many as `widths` has, less the stem).
+
+    Attributes:
+        channels: Width of each map that `forward` gives.
+        strides: Stride of each.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (16, 24, 40, 64, 64)) -> None:
+        super().__init__()
+        self.channels = widths[1:]
+        self.strides = tuple(4 * 2**level for level in range(len(self.channels)))
+        self.stem = conv_bn_relu(3, widths[0], stride=2)
+        self.stages = nn.ModuleList(
+            nn.Sequential(conv_bn_relu(inputs, outputs, stride=2), _Residual(outputs))
+            for inputs, outputs in itertools.pairwise(widths)
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps `[B, C_i, H / s_i, W / s_i]`, rounded up, the finest first."""
+        x = self.stem(x)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps

@@ -1,0 +1,196 @@
+"""What every detector of the zoo is (`Detector`), how its paper trained it (`Recipe`), and its catalog row (`Spec`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ops.images import Batch
+from ops.structures import Detections, Target
+
+__all__ = ["Augmentation", "Detector", "Golden", "Recipe", "Spec"]
+
+Augmentation = Callable[[Tensor, Target], tuple[Tensor, Target]]
+"""Image float32 `[3, H, W]` in [0, 1] and its Target, to the same of any size. Chance comes from torch's generator."""
+
+
+class Detector(nn.Module):
+    """A detector as one module: `model(images)` detects, `model(images, targets)` gives the losses.
+
+    Images are float32 RGB `[3, H, W]` in [0, 1], a list of differing sizes. Targets decide what comes back, never
+    `self.training`. A subclass brings the four stages; each can be timed, compiled and fingerprinted alone.
+
+    Attributes:
+        num_classes: Foreground classes C; labels are 0 to C-1.
+        trains_on_ignored: Whether objects marked `ignore` are objects to learn from. SSD learns from VOC's difficult
+            objects; most others leave them out.
+    """
+
+    trains_on_ignored: bool = False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        self.num_classes = num_classes
+
+    def preprocess(self, images: list[Tensor]) -> Batch:
+        """Resize, pad and normalise as the paper says."""
+        raise NotImplementedError
+
+    def network(self, batch: Batch, targets: list[Target] | None = None) -> Any:
+        """Everything that is computed from pixels. Only detectors that sample regions look at `targets`."""
+        raise NotImplementedError
+
+    def postprocess(self, outputs: Any, batch: Batch) -> list[Detections]:
+        """Decode, suppress duplicates, and go back to the pixels of each image."""
+        raise NotImplementedError
+
+    def losses(self, outputs: Any, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
+        """Scalars to be added up, weighted as the paper weights them; `targets` are in network pixels."""
+        raise NotImplementedError
+
+    def network_for_cost(self, batch: Batch) -> Any:
+        """What `cost` counts. Detectors with proposals run their heads on the paper's fixed number here."""
+        return self.network(batch)
+
+    def num_boxes(self, size: tuple[int, int]) -> int | None:
+        """Anchors, priors or cells at network input `(H, W)`; None where a detector has none."""
+        return None
+
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
+        """Detections an image, or, given targets in image pixels, a dict of scalar losses.
+
+        Raises:
+            ValueError: An image is not float `[3, H, W]`, or there are not as many targets as images.
+        """
+        for index, image in enumerate(images):
+            if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+                raise ValueError(f"image {index}: need float [3, H, W], got {image.dtype} {tuple(image.shape)}")
+        batch = self.preprocess(images)
+        if targets is None:
+            return self.postprocess(self.network(batch), batch)
+        if len(targets) != len(images):
+            raise ValueError(f"{len(targets)} targets for {len(images)} images")
+        placed = self.place(batch, targets)
+        return self.losses(self.network(batch, placed), batch, placed)
+
+    def place(self, batch: Batch, targets: list[Target]) -> list[Target]:
+        """Targets as the losses want them: on the device, in network pixels, ignored objects left out or kept."""
+        placed = []
+        for target, frame in zip(targets, batch.frames, strict=True):
+            if not self.trains_on_ignored:
+                target = target[~target.ignore]
+            target = target.to(batch.pixels.device)
+            placed.append(replace(target, boxes=frame.to_network(target.boxes)))
+        return placed
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters (or, for detectors without gradient, the buffers) are."""
+        for tensor in [*self.parameters(), *self.buffers()]:
+            return tensor.device
+        return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a detector is trained, counted in optimiser steps.
+
+    Attributes:
+        batch: Images a step, over all processes.
+        steps: Optimiser steps.
+        lr: Base learning rate.
+        optimizer: `sgd` (with `momentum`), `adam` or `adamw`.
+        momentum: Of SGD.
+        weight_decay: Of weights with two or more dimensions; biases and norms take `bias_decay`.
+        bias_decay: Likewise for biases and norms.
+        bias_lr: Factor on `lr` for biases (2 in Caffe's files).
+        milestones: Steps at which the rate is multiplied by `gamma`; unused when `cosine`.
+        gamma: See `milestones`.
+        cosine: Fall to 0 along a half cosine instead.
+        warmup: Steps of warm-up.
+        warmup_factor: Where warm-up starts, as a share of `lr`.
+        warmup_power: 1 is linear; Darknet's burn-in is 4 (from 0).
+        clip_norm: Largest norm of the whole gradient, or None.
+        ema: Decay of the averaged weights that are evaluated, or None.
+        augment: What happens to image and target, or None.
+        source: Paper and section.
+    """
+
+    batch: int
+    steps: int
+    lr: float
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    bias_decay: float = 0.0
+    bias_lr: float = 1.0
+    milestones: tuple[int, ...] = ()
+    gamma: float = 0.1
+    cosine: bool = False
+    warmup: int = 0
+    warmup_factor: float = 1 / 3
+    warmup_power: float = 1.0
+    clip_norm: float | None = None
+    ema: float | None = None
+    augment: Augmentation | None = None
+    source: str = ""
+
+    def rate(self, step: int) -> float:
+        """Learning rate of `step`, counted from 0."""
+        if step < self.warmup:
+            share = ((step + 1) / self.warmup) ** self.warmup_power
+            return self.lr * (self.warmup_factor + (1 - self.warmup_factor) * share)
+        if self.cosine:
+            done = (step - self.warmup) / max(1, self.steps - self.warmup)
+            return self.lr * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, done), dtype=torch.float64))))
+        return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Facts of a paper-size detector that a test recounts.
+
+    Attributes:
+        parameters: Elements of all `nn.Parameter`s by number of foreground classes.
+        boxes: Anchors, priors or cells by input `(H, W)`.
+        macs: Multiply-accumulates of one image by `(num_classes, H, W)`.
+    """
+
+    parameters: Mapping[int, int] = field(default_factory=dict)
+    boxes: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    macs: Mapping[tuple[int, int, int], int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One row of the catalog.
+
+    Attributes:
+        name: The builder's name.
+        build: `build(num_classes, **overrides)` gives the detector at the paper's size.
+        year: Of the paper's first publication.
+        paper: Authors, title, where.
+        family: The seeds' taxonomy.
+        recipe: The paper's training; None for detectors that bring `fit`.
+        small: Overrides that make it trainable on `shapes` in minutes; None where there is no small size.
+        small_recipe: Training of the small size; None for detectors that bring `fit`.
+        input_size: `(H, W)` of the network's input in the paper, at which cost is stated.
+        golden: Facts that a test recounts.
+    """
+
+    name: str
+    build: Callable[..., Detector]
+    year: int
+    paper: str
+    family: Literal["classical", "one-stage", "two-stage", "keypoint"]
+    recipe: Recipe | None
+    small: Mapping[str, Any] | None
+    small_recipe: Recipe | None
+    input_size: tuple[int, int]
+    golden: Golden = field(default_factory=Golden)

@@ -1,0 +1,1 @@
+"""Detectors that classify places directly, by year: YOLO to CenterNet."""

@@ -1,0 +1,1 @@
+"""Learnable pieces that at least two papers share."""

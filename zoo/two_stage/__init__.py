@@ -1,0 +1,1 @@
+"""Detectors that propose regions and then classify them."""
