@@ -59,7 +59,7 @@ class Record(_Frozen):
     Attributes:
         kind: What was measured.
         detector: Catalog name.
-        scale: `small` (trained here on small data), `paper` (the paper's size) or `other` (a checkpoint of other shape).
+        scale: `small` (trained here), `paper` (the size of the paper) or `other` (a checkpoint of another shape).
         overrides: Constructor arguments that differ from the paper's size.
         num_classes: Foreground classes.
         weights: The checkpoint; None for training from scratch and for cost.

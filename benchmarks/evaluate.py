@@ -1,0 +1,193 @@
+"""Run a detector over a split and score what it says, exactly as a file of results would be scored."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks import hardware
+from benchmarks.datasets import Dataset
+from benchmarks.metrics import load_detections, load_ground_truth, score
+from benchmarks.provenance import commit, sha256, versions
+from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
+from zoo import CATALOG, build, checkpoints
+from zoo.detector import Detector
+
+__all__ = ["EvaluationError", "Subject", "category_of_label", "dataset_id", "detect", "evaluate", "load_subject"]
+
+
+class EvaluationError(ValueError):
+    """A detector and a dataset do not fit; the message says in what."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A detector with weights, and what a Record must say of it.
+
+    Attributes:
+        name: Catalog name.
+        model: In evaluation mode.
+        scale: As in Record.
+        overrides: Constructor arguments.
+        class_names: Of its labels, where the checkpoint tells; else None.
+        weights: The file.
+    """
+
+    name: str
+    model: Detector
+    scale: str
+    overrides: dict[str, Any]
+    class_names: tuple[str, ...] | None
+    weights: Path
+
+
+def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str, Any] | None = None) -> Subject:
+    """A detector from a checkpoint of ours (which knows its own shape) or of its authors (the paper's size).
+
+    Args:
+        name: Catalog name.
+        weights: File.
+        num_classes: Classes of the paper-size network; a checkpoint of ours knows better.
+        overrides: Constructor arguments for a checkpoint that does not carry them.
+    """
+    if weights.suffix == ".safetensors":
+        model, meta = checkpoints.load(weights)
+        if meta.detector != name:
+            raise EvaluationError(f"{weights}: holds {meta.detector}, not {name}")
+        scale = "small" if meta.small else "paper"
+        return Subject(name, model.eval(), scale, dict(meta.overrides), tuple(meta.class_names), weights)
+    model = build(name, num_classes, **(overrides or {}))
+    checkpoints.load_into(model, weights)
+    return Subject(name, model.eval(), "paper", dict(overrides or {}), None, weights)
+
+
+def category_of_label(
+    dataset: Dataset, num_classes: int, class_names: Iterable[str] | None = None
+) -> tuple[int | None, ...]:
+    """The dataset's category id of each label of a detector; None for a class that the dataset does not have.
+
+    Without class names the labels are taken in the dataset's order; 90 labels on COCO are torchvision's and
+    Detectron's, which count the ids that COCO never used.
+
+    Raises:
+        EvaluationError: Nothing fits.
+    """
+    ids = dataset.category_ids
+    if class_names is not None:
+        by_name = dict(zip(dataset.class_names, ids, strict=True))
+        found = tuple(by_name.get(name) for name in class_names)
+        if not any(found):
+            raise EvaluationError(
+                f"the detector knows {', '.join(list(class_names)[:4])}, ..., none of which is in {dataset.name}; "
+                f"choose weights that were trained on it"
+            )
+        return found
+    if num_classes == len(ids):
+        return ids
+    if num_classes == 90 and set(ids) <= set(range(1, 91)):
+        return tuple(label + 1 if label + 1 in ids else None for label in range(90))
+    raise EvaluationError(
+        f"the detector has {num_classes} classes, {dataset.name} has {len(ids)}; choose weights that were trained on it"
+    )
+
+
+def detect(
+    model: Detector,
+    dataset: Dataset,
+    *,
+    categories: tuple[int | None, ...] | None = None,
+    device: str = "cpu",
+    batch: int = 1,
+    limit: int | None = None,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels)."""
+    categories = categories or category_of_label(dataset, model.num_classes)
+    model.to(device).eval()
+    rows: list[dict[str, Any]] = []
+    count = min(len(dataset), limit or len(dataset))
+    console = Console(stderr=True)
+    steps: Iterable[int] = range(0, count, batch)
+    if not quiet:
+        steps = track(list(steps), description=f"detecting on {dataset.name} {dataset.split}", console=console)
+    for start in steps:
+        indices = range(start, min(start + batch, count))
+        images = [dataset[index][0].to(device) for index in indices]
+        with torch.inference_mode():
+            answers = model(images)
+        for index, answer in zip(indices, answers, strict=True):
+            boxes = answer.boxes.double().cpu()
+            boxes[:, 2:] -= boxes[:, :2]
+            columns = zip(boxes.tolist(), answer.scores.tolist(), answer.labels.tolist(), strict=True)
+            for box, confidence, label in columns:
+                if (category := categories[label]) is not None:
+                    rows.append(
+                        {
+                            "image_id": dataset.image_ids[index],
+                            "category_id": category,
+                            "bbox": box,
+                            "score": confidence,
+                        }
+                    )
+    return rows
+
+
+def dataset_id(dataset: Dataset) -> DatasetId:
+    """What a Record says of a dataset."""
+    return DatasetId(
+        name=dataset.name,
+        split=dataset.split,
+        fingerprint=dataset.fingerprint,
+        images=len(dataset),
+        objects=dataset.num_objects,
+    )
+
+
+def evaluate(
+    subject: Subject,
+    dataset: Dataset,
+    *,
+    device: str = "cpu",
+    batch: int = 1,
+    out: Path | None = None,
+    quiet: bool = False,
+) -> Record:
+    """Detect, score and make the Record; with `out`, write `detections.json`, `metrics.json` and the Record there.
+
+    What is scored is what was written: both go through the same reader.
+    """
+    categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
+    rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
+    truth = load_ground_truth(dataset.coco())
+    if out is not None:
+        write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
+    metrics = score(truth, load_detections(rows, truth))
+    protocol = metrics.pop("protocol", {})
+    spec = CATALOG[subject.name]
+    record = Record(
+        kind="accuracy",
+        detector=subject.name,
+        scale=subject.scale,  # type: ignore[arg-type]
+        overrides=json.loads(json.dumps(subject.overrides, default=str)),
+        num_classes=subject.model.num_classes,
+        weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
+        dataset=dataset_id(dataset),
+        protocol={**protocol, "batch": batch},
+        hardware=hardware.stamp(device, torch.get_num_threads()),
+        commit=commit(),
+        versions=versions(),
+        metrics={**metrics, "detections": len(rows), "year": spec.year, "paper": spec.paper, "family": spec.family},
+    )
+    if out is not None:
+        write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))
+        record.write(out)
+        print(f"wrote detections.json, metrics.json and {record.name}.json to {out}", file=sys.stderr)
+    return record

@@ -1,0 +1,44 @@
+"""Where a number comes from: the commit of this project, and the versions that can move it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+__all__ = ["commit", "sha256", "versions"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+_LIBRARIES = ("numpy", "numba", "opencv-contrib-python-headless", "pillow", "scikit-learn", "torch", "torchvision")
+
+
+def commit() -> str:
+    """Abbreviated commit of the working tree, with `+` where code in it differs; `unknown` outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", "*.py", "*.toml")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = "absent"
+    return found
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,55 @@
+"""Named benchmarks: which images, which headline metric, and how far it may move before the build turns red."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ops.augment import photo_augment
+from zoo.detector import Recipe
+
+__all__ = ["BENCHMARKS", "Benchmark", "headline_of"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A split, a headline metric, and what training on this set changes.
+
+    Attributes:
+        name: Of the dataset, as `open_dataset` knows it.
+        split: Test split.
+        train_split: Split to train on.
+        headline: Where the metric stands in the JSON of `score`.
+        tolerance: Largest change of the headline, in points, that is not a regression. Evaluation is deterministic on
+            one machine; the tolerance covers other processors and versions.
+        photographs: Whether small detectors are trained with the augmentation for photographs.
+    """
+
+    name: str
+    split: str
+    train_split: str
+    headline: tuple[str, str]
+    tolerance: float
+    photographs: bool = False
+
+    def small_recipe(self, recipe: Recipe) -> Recipe:
+        """The recipe of a small detector on this set."""
+        return replace(recipe, augment=photo_augment) if self.photographs else recipe
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    row.name: row
+    for row in (
+        Benchmark("shapes", "test", "train", ("stats", "AP"), tolerance=0.5),
+        Benchmark("bccd", "test", "trainval", ("stats", "AP50"), tolerance=1.0, photographs=True),
+        Benchmark("voc", "2007_test", "0712_trainval", ("voc", "mAP07"), tolerance=0.3, photographs=True),
+        Benchmark("coco", "val2017", "train2017", ("stats", "AP"), tolerance=0.3, photographs=True),
+    )
+}
+
+
+def headline_of(name: str, metrics: dict[str, Any]) -> float:
+    """The headline metric of benchmark `name` in percent; nan where it is undefined."""
+    section, key = BENCHMARKS[name].headline
+    value = metrics[section][key]
+    return float("nan") if value is None else 100 * float(value)
