@@ -1,0 +1,65 @@
+"""VGG-16's convolutions, from Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
+Recognition" (ICLR 2015, https://arxiv.org/abs/1409.1556), configuration D.
+
+Thirteen 3x3 convolutions in five stages. A stage's pooling leads the *next* stage, so that the last map of each stage
+(conv4_3 for SSD, conv5_3 for Fast and Faster R-CNN) is that stage's output. The fully connected layers belong to the
+detectors, each of which keeps, dilates or shrinks them in its own way.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor, nn
+
+__all__ = ["VGG16", "vgg16_layers"]
+
+_STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+
+def vgg16_layers(ceil_mode: bool = False) -> nn.ModuleList:
+    """Five stages: `conv1_1, relu1_1, conv1_2, relu1_2`, then `pool1, conv2_1, ...` to `pool4, ..., conv5_3, relu5_3`.
+
+    Args:
+        ceil_mode: Round map sizes up at the pooling, as Caffe does and SSD's box count needs (75 -> 38).
+    """
+    stages = nn.ModuleList()
+    inputs = 3
+    for stage, widths in enumerate(_STAGES, start=1):
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        if stage > 1:
+            layers[f"pool{stage - 1}"] = nn.MaxPool2d(2, 2, ceil_mode=ceil_mode)
+        for index, outputs in enumerate(widths, start=1):
+            conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+            # torch's default shrinks the signal 13 times over: without He's rule nothing reaches conv5_3.
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            layers[f"conv{stage}_{index}"] = conv
+            layers[f"relu{stage}_{index}"] = nn.ReLU(inplace=True)
+            inputs = outputs
+        stages.append(nn.Sequential(layers))
+    return stages
+
+
+class VGG16(nn.Module):
+    """Image `[B, 3, H, W]` to the last map of each stage, after its ReLU: conv1_2, conv2_2, conv3_3, conv4_3, conv5_3.
+
+    Attributes:
+        channels: Width of each map that `forward` gives.
+        strides: Stride of each.
+    """
+
+    channels = tuple(widths[-1] for widths in _STAGES)
+    strides = (1, 2, 4, 8, 16)
+
+    def __init__(self, ceil_mode: bool = False) -> None:
+        super().__init__()
+        self.stages = vgg16_layers(ceil_mode)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Five maps `[B, C_i, H / s_i, W / s_i]`, the finest first."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        return maps
