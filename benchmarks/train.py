@@ -29,8 +29,9 @@ from torch.utils.data import Dataset as TorchDataset
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset, open_dataset
+from benchmarks.evaluate import dataset_id
 from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import DatasetId, Record, Weights, write_atomically
+from benchmarks.results import Record, Weights, write_atomically
 from benchmarks.suite import BENCHMARKS
 from ops.structures import Target
 from zoo import CATALOG, build, checkpoints
@@ -393,13 +394,7 @@ def train(
         recipe = replace(benchmark.small_recipe(recipe) if small else recipe, **(recipe_changes or {}))
 
     out.mkdir(parents=True, exist_ok=True)
-    data = DatasetId(
-        name=dataset.name,
-        split=dataset.split,
-        fingerprint=dataset.fingerprint,
-        images=len(dataset),
-        objects=dataset.num_objects,
-    )
+    data = dataset_id(dataset)
     described = None if recipe is None else describe_recipe(recipe)
     identity = {
         "detector": detector,

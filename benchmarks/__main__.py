@@ -1,0 +1,305 @@
+"""The command line: `python -m benchmarks COMMAND`. Library code raises; only here an error becomes a sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmarks.evaluate import Subject
+
+__all__ = ["app"]
+
+# Modules that need torch are imported by the command that needs them: `score` starts in a fraction of a second.
+app = typer.Typer(
+    help="Train, evaluate and time the detectors of the zoo.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+DetectorName = Annotated[str, typer.Argument(help="A name of the catalog; see `list`.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="shapes, bccd, voc or coco.")]
+Split = Annotated[str | None, typer.Option(help="Such as test or 2007_test; by default the benchmark's.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="The data as unpacked: a folder with VOCdevkit/, or with images/ and annotations/.")
+]
+WeightsFile = Annotated[
+    Path | None, typer.Option("--weights", help="Checkpoint; by default the one that ships for the dataset.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of torch on the CPU.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Constructor argument, such as size=256; may be repeated.")
+]
+
+
+@contextmanager
+def _sentences() -> Iterator[None]:
+    """Errors that a user can mend as one line and exit status 2; Ctrl-C as one line and 130."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        print(f"stopped; to go on: python -m benchmarks {' '.join(sys.argv[1:])}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _settings(pairs: list[str] | None) -> dict[str, Any]:
+    settings = {}
+    for pair in pairs or []:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--set {pair}: write name=value")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    return settings
+
+
+def _subject(detector: str, dataset_name: str, weights: Path | None, classes: int, settings: list[str] | None) -> Subject:
+    from benchmarks.evaluate import load_subject
+    from zoo import checkpoints
+
+    return load_subject(detector, weights or checkpoints.find(detector, dataset_name), classes, _settings(settings))
+
+
+def _emit(value: Any, target: str) -> None:
+    from benchmarks.results import to_json, write_atomically
+
+    if target == "-":
+        sys.stdout.write(to_json(value))
+    else:
+        write_atomically(Path(target), to_json(value))
+
+
+@app.command("list")
+def list_detectors(
+    output: Annotated[str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")] = None,
+) -> None:
+    """Every detector of the catalog, by year."""
+    with _sentences():
+        from rich.console import Console
+        from rich.table import Table
+
+        from zoo import CATALOG, checkpoints
+
+        rows = [
+            {
+                "name": spec.name,
+                "year": spec.year,
+                "family": spec.family,
+                "paper": spec.paper,
+                "input": list(spec.input_size),
+                "parameters": {str(classes): count for classes, count in spec.golden.parameters.items()},
+                "small": spec.small is not None,
+                "shipped": [path.name for path in checkpoints.shipped(spec.name)],
+            }
+            for spec in CATALOG.values()
+        ]
+        if output is not None:
+            _emit(rows, output)
+            return
+        table = Table("detector", "year", "family", "input", "ships weights for", "paper")
+        for row in rows:
+            trained = ", ".join(name.split(".")[1] for name in row["shipped"])
+            size = "x".join(map(str, row["input"]))
+            table.add_row(row["name"], str(row["year"]), row["family"], size, trained, row["paper"])
+        Console().print(table)
+
+
+@app.command()
+def train(
+    detector: DetectorName,
+    dataset: DatasetName = "shapes",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/DETECTOR.DATASET.")] = None,
+    size: Annotated[str, typer.Option(help="small (minutes on a CPU) or paper.")] = "small",
+    split: Split = None,
+    data_root: DataRoot = None,
+    settings: Settings = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, if not the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step over all processes.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    device: Device = "cpu",
+    threads: Threads = None,
+    workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between states to resume from.")] = 250,
+    amp: Annotated[bool, typer.Option(help="bfloat16 on CUDA.")] = True,
+) -> None:
+    """Train a detector. The same command continues an interrupted run."""
+    with _sentences():
+        from benchmarks.train import train as run
+
+        if size not in ("small", "paper"):
+            raise ValueError(f"--size {size}: choose small or paper")
+        changes = {"steps": steps, "batch": batch, "lr": lr}
+        path = run(
+            detector,
+            dataset,
+            out=out or Path("runs") / f"{detector}.{dataset}",
+            small=size == "small",
+            overrides=_settings(settings),
+            recipe_changes={name: value for name, value in changes.items() if value is not None},
+            split=split,
+            data_root=data_root,
+            seed=seed,
+            device=device,
+            threads=threads,
+            workers=workers,
+            checkpoint_every=checkpoint_every,
+            amp=amp,
+        )
+        print(path)
+
+
+@app.command()
+def evaluate(
+    detector: DetectorName,
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    batch: Annotated[int, typer.Option(help="Images a step; more than 1 can change numbers in the last digits.")] = 1,
+) -> None:
+    """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
+    with _sentences():
+        import torch
+
+        from benchmarks.datasets import open_dataset
+        from benchmarks.evaluate import evaluate as run
+        from benchmarks.score import print_scores
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        images = open_dataset(dataset, split, data_root)
+        subject = _subject(detector, dataset, weights, len(images.class_names), settings)
+        record = run(subject, images, device=device, batch=batch, out=out)
+        print_scores(record.metrics)
+
+
+@app.command()
+def ship(
+    run_folder: Annotated[Path, typer.Argument(help="Folder of a finished training.")],
+    data_root: DataRoot = None,
+    results: Annotated[Path | None, typer.Option(help="Where Records go; default the committed ones.")] = None,
+) -> None:
+    """Copy a trained checkpoint into the zoo, with its Records and the metrics that CI will expect of it."""
+    with _sentences():
+        from benchmarks.shipping import ship as run
+
+        for path in run(run_folder, data_root=data_root, results=results):
+            print(path)
+
+
+@app.command()
+def latency(
+    detector: DetectorName,
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    images: Annotated[int, typer.Option(help="Images to time after warm-up.")] = 100,
+) -> None:
+    """Time preprocess, network and postprocess on real images, batch 1, and write a Record with the raw samples."""
+    with _sentences():
+        from benchmarks.datasets import open_dataset
+        from benchmarks.timing import latency_record, print_latency
+
+        data = open_dataset(dataset, split, data_root)
+        subject = _subject(detector, dataset, weights, len(data.class_names), settings)
+        record = latency_record(subject, data, device=device, threads=threads, images=images)
+        print_latency(record)
+        print(record.write(out))
+
+
+@app.command()
+def cost(
+    detector: DetectorName,
+    classes: Annotated[int, typer.Option(help="Foreground classes.")] = 80,
+    size: Annotated[str | None, typer.Option(help="Network input, HxW; default the paper's.")] = None,
+    small: Annotated[bool, typer.Option(help="The small size.")] = False,
+    settings: Settings = None,
+    output: Annotated[str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")] = None,
+) -> None:
+    """Parameters, multiply-accumulates and boxes, without allocating the network."""
+    with _sentences():
+        from benchmarks.cost import cost as run
+        from benchmarks.cost import parse_size
+
+        found = run(detector, classes, parse_size(size) if size else None, small=small, overrides=_settings(settings))
+        if output is not None:
+            _emit(found, output)
+            return
+        for name, value in found.items():
+            print(f"{name:>12}  {value:,}" if isinstance(value, int) else f"{name:>12}  {value}")
+
+
+@app.command()
+def score(
+    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    detections: Annotated[Path, typer.Option(help="COCO results JSON, or VOC comp3/comp4 text files.")],
+    protocol: Annotated[str, typer.Option(help="coco, fd, voc07, voc10 or all.")] = "all",
+    output: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+) -> None:
+    """Score a file of results. Exit status 2 on bad input."""
+    with _sentences():
+        from benchmarks.score import run_score
+
+        run_score(gt, detections, protocol, output)
+
+
+@app.command()
+def predict(
+    detector: DetectorName,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: Out,
+    dataset: DatasetName = "shapes",
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    classes: Annotated[int, typer.Option(help="Classes of weights that do not say.")] = 80,
+    threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.3,
+    device: Device = "cpu",
+) -> None:
+    """Draw what a detector sees in image files."""
+    with _sentences():
+        from benchmarks.drawing import predict_files
+
+        subject = _subject(detector, dataset, weights, classes, settings)
+        for path in predict_files(subject, images, out, dataset=dataset, threshold=threshold, device=device):
+            print(path)
+
+
+@app.command()
+def weights(
+    fetch: Annotated[str | None, typer.Argument(help="Name of a known checkpoint to fetch and check.")] = None,
+) -> None:
+    """Known checkpoints of the detectors' authors; with a name, fetch it and print its file."""
+    with _sentences():
+        from zoo import checkpoints
+
+        if fetch is not None:
+            print(checkpoints.fetch(fetch))
+            return
+        checkpoints.print_known()
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,112 @@
+"""Options of `pytest benchmarks/`, and the table at the end."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROWS = pytest.StashKey[list[dict[str, object]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("detectors", "measuring detectors")
+    group.addoption("--benchmark", action="store_true", help="measure; without it the folder only checks itself")
+    group.addoption("--detectors", default="*", metavar="GLOB", help="which detectors (default: all with weights)")
+    group.addoption("--dataset", default="shapes", choices=["shapes", "bccd", "voc", "coco"], help="which images")
+    group.addoption("--data-root", type=Path, metavar="DIR", help="the data as their owner unpacked them")
+    group.addoption("--hardware", metavar="PROFILE", help="fail unless this machine conforms to the profile")
+    group.addoption("--device", default="cpu", help="cpu, cuda or cuda:N")
+    group.addoption("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads of torch on the CPU")
+    group.addoption("--records", type=Path, metavar="DIR", help="where Records go (default benchmarks/results/local)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[ROWS] = []
+    if not config.getoption("--benchmark"):
+        # The timed tests of pytest-benchmark are for measuring, not for the self-check.
+        config.option.benchmark_skip = True
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "shipped_checkpoint" in metafunc.fixturenames:
+        from benchmarks.shipping import shipped
+
+        config = metafunc.config
+        rows = shipped(config.getoption("--dataset"), config.getoption("--detectors"))
+        if not config.getoption("--benchmark"):
+            rows = rows[:1]
+        metafunc.parametrize(
+            "shipped_checkpoint", rows, ids=[row[1].detector for row in rows], indirect=False, scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
+def measuring(request: pytest.FixtureRequest) -> bool:
+    return bool(request.config.getoption("--benchmark"))
+
+
+@pytest.fixture(scope="session")
+def records(request: pytest.FixtureRequest) -> Path:
+    from benchmarks.results import COMMITTED
+
+    return request.config.getoption("--records") or COMMITTED / "local"
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> str:
+    from benchmarks import hardware
+
+    chosen = str(request.config.getoption("--device"))
+    wanted = request.config.getoption("--hardware")
+    if wanted:
+        stamp = hardware.stamp(chosen, request.config.getoption("--threads"))
+        if stamp.profile != wanted:
+            pytest.fail(f"this machine does not conform to {wanted}: {'; '.join(stamp.deviations)}", pytrace=False)
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def threads(request: pytest.FixtureRequest) -> int:
+    import torch
+
+    count = int(request.config.getoption("--threads"))
+    torch.set_num_threads(count)
+    return count
+
+
+@pytest.fixture(scope="session")
+def images(request: pytest.FixtureRequest):
+    from benchmarks.datasets import open_dataset
+    from benchmarks.suite import BENCHMARKS
+
+    benchmark = BENCHMARKS[request.config.getoption("--dataset")]
+    return open_dataset(benchmark.name, benchmark.split, request.config.getoption("--data-root"))
+
+
+@pytest.fixture
+def table_row(request: pytest.FixtureRequest):
+    """A function that adds figures to a detector's row of the closing table."""
+    rows = request.config.stash[ROWS]
+
+    def add(detector: str, **figures: object) -> None:
+        for row in rows:
+            if row["detector"] == detector:
+                row.update(figures)
+                return
+        rows.append({"detector": detector, **figures})
+
+    return add
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    rows = config.stash[ROWS]
+    if not rows:
+        return
+    from tabulate import tabulate
+
+    terminalreporter.section(f"detectors on {config.getoption('--dataset')}")
+    ordered = sorted(rows, key=lambda row: -float(str(row.get("AP") or 0)))
+    terminalreporter.write_line(tabulate(ordered, headers="keys", floatfmt=".1f", missingval="-"))
+    terminalreporter.write_line("AP and FD in percent; ms: median from image to detections, batch 1.")

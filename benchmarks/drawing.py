@@ -1,0 +1,50 @@
+"""Draw detections into photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.io import write_png
+from torchvision.utils import draw_bounding_boxes
+
+from benchmarks.datasets import read_image
+from benchmarks.evaluate import Subject
+from ops.structures import Detections
+
+__all__ = ["draw", "predict_files"]
+
+_PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#ffffff")
+
+
+def draw(image: Tensor, detections: Detections, class_names: Sequence[str], threshold: float = 0.3) -> Tensor:
+    """The image, uint8 `[3, H, W]`, with the detections that score at least `threshold`, named and scored."""
+    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    shown = detections[detections.scores >= threshold].to("cpu")
+    if len(shown) == 0:
+        return pixels
+    labels = shown.labels.tolist()
+    texts = [f"{class_names[label]} {score:.2f}" for label, score in zip(labels, shown.scores.tolist(), strict=True)]
+    colors = [_PALETTE[label % len(_PALETTE)] for label in labels]
+    return draw_bounding_boxes(pixels, shown.boxes, texts, colors, width=2, label_colors="black", fill_labels=True)
+
+
+def predict_files(
+    subject: Subject, images: Sequence[Path], out: Path, *, class_names: Sequence[str], threshold: float, device: str
+) -> Iterator[Path]:
+    """Detect in image files and write `out/NAME.png` for each; yields the files written.
+
+    Raises:
+        DatasetError: A file is missing or no whole image.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    model = subject.model.to(device).eval()
+    for path in images:
+        image = read_image(path)
+        with torch.inference_mode():
+            (answer,) = model([image.to(device)])
+        target = out / f"{path.stem}.png"
+        write_png(draw(image, answer, subject.class_names or class_names, threshold), str(target))
+        yield target

@@ -1,0 +1,123 @@
+"""Checkpoints that ship with the project, and what CI expects of them.
+
+Beside `zoo/weights/NAME.safetensors` stands `NAME.json`: the benchmark, the fingerprint of its test split, the sha256
+of the checkpoint and the metrics that the project measured with it.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from benchmarks.datasets import open_dataset
+from benchmarks.evaluate import evaluate, load_subject
+from benchmarks.provenance import sha256
+from benchmarks.results import COMMITTED, Record, write_atomically
+from benchmarks.suite import BENCHMARKS, headline_of
+
+__all__ = ["Expectation", "ship", "shipped", "verdict"]
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "zoo" / "weights"
+LIMIT = 1_000_000
+"""Most bytes of a checkpoint that ships."""
+
+
+class Expectation(BaseModel):
+    """What a shipped checkpoint must reach.
+
+    Attributes:
+        detector: Catalog name.
+        benchmark: A key of `BENCHMARKS`.
+        split: Test split.
+        fingerprint: Of the split.
+        sha256: Of the checkpoint.
+        headline: Name of the metric that is checked.
+        expected: Its value in percent.
+        stats: COCO's twelve numbers, fractions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    detector: str
+    benchmark: str
+    split: str
+    fingerprint: str
+    sha256: str
+    headline: str
+    expected: float
+    stats: dict[str, float | None]
+
+
+def shipped(dataset: str, pattern: str = "*", folder: Path = WEIGHTS) -> list[tuple[Path, Expectation]]:
+    """Shipped checkpoints for a dataset whose detector matches a glob, with what is expected of each.
+
+    Raises:
+        ValueError: An expectation is missing or cannot be read.
+    """
+    found = []
+    for path in sorted(folder.glob(f"*.{dataset}.safetensors")):
+        described = path.with_suffix(".json")
+        try:
+            expectation = Expectation.model_validate_json(described.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise ValueError(f"{described}: {error}; ship the checkpoint again to write it") from error
+        if fnmatch.fnmatch(expectation.detector, pattern):
+            found.append((path, expectation))
+    return found
+
+
+def verdict(expectation: Expectation, metrics: dict[str, Any]) -> str | None:
+    """None where the headline metric is as expected, else a sentence that says which, expected and measured."""
+    measured = headline_of(expectation.benchmark, metrics)
+    tolerance = BENCHMARKS[expectation.benchmark].tolerance
+    place = f"{expectation.detector}: {expectation.headline} on {expectation.benchmark} {expectation.split}"
+    numbers = f"expected {expectation.expected:.2f} +- {tolerance}, measured {measured:.2f}"
+    if not measured >= expectation.expected - tolerance:
+        return f"{place} has dropped: {numbers}"
+    if measured > expectation.expected + tolerance:
+        return f"{place} is higher than recorded: {numbers}; ship the checkpoint again if that is right"
+    return None
+
+
+def ship(run: Path, *, data_root: Path | None = None, results: Path | None = None) -> list[Path]:
+    """Evaluate the checkpoint of a finished training and copy it, its expectation and its Records into the project.
+
+    Raises:
+        ValueError: There is no checkpoint, or it is larger than 1 MB.
+    """
+    trainings = [record for record in map(Record.read, sorted(run.glob("training.*.json"))) if record.weights]
+    if not trainings:
+        raise ValueError(f"{run}: no finished training here; run `python -m benchmarks train` to its end")
+    written = []
+    for training in trainings:
+        assert training.weights is not None
+        assert training.dataset is not None
+        source = run / training.weights.file
+        if source.stat().st_size > LIMIT:
+            raise ValueError(f"{source}: {source.stat().st_size:,} bytes; checkpoints that ship have at most {LIMIT:,}")
+        benchmark = BENCHMARKS[training.dataset.name]
+        dataset = open_dataset(benchmark.name, benchmark.split, data_root)
+        subject = load_subject(training.detector, source, training.num_classes)
+        record = evaluate(subject, dataset)
+        target = WEIGHTS / source.name
+        WEIGHTS.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
+        expectation = Expectation(
+            detector=training.detector,
+            benchmark=benchmark.name,
+            split=benchmark.split,
+            fingerprint=dataset.fingerprint,
+            sha256=sha256(target),
+            headline=benchmark.headline[1],
+            expected=round(headline_of(benchmark.name, record.metrics), 3),
+            stats=record.metrics["stats"],
+        )
+        write_atomically(target.with_suffix(".json"), expectation.model_dump_json(indent=1) + "\n")
+        machine = "local" if record.hardware is None else record.hardware.machine
+        folder = (results or COMMITTED) / machine
+        written += [target, target.with_suffix(".json"), record.write(folder), training.write(folder)]
+    return written

@@ -1,0 +1,42 @@
+"""The regression check: each shipped checkpoint must still reach what was measured when it was shipped."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.evaluate import category_of_label, detect, evaluate, load_subject
+from benchmarks.metrics import load_detections, load_ground_truth, score
+from benchmarks.provenance import sha256
+from benchmarks.shipping import verdict
+
+
+def test_accuracy(shipped_checkpoint, images, device, threads, records, measuring, table_row):
+    path, expectation = shipped_checkpoint
+    if images.fingerprint != expectation.fingerprint:
+        pytest.fail(
+            f"{expectation.detector}: was measured on split {expectation.fingerprint[:12]}, "
+            f"this one is {images.fingerprint[:12]}: the images or boxes differ",
+            pytrace=False,
+        )
+    subject = load_subject(expectation.detector, path, len(images.class_names))
+    if not measuring:
+        # The self-check: a few images through the whole chain.
+        categories = category_of_label(images, subject.model.num_classes, subject.class_names)
+        rows = detect(subject.model, images, categories=categories, limit=8, quiet=True)
+        truth = load_ground_truth(images.coco())
+        assert 0 < score(truth, load_detections(rows, truth))["stats"]["AR100"] < 1
+        return
+    record = evaluate(subject, images, device=device, quiet=True)
+    record.write(records)
+    stats, fd = record.metrics["stats"], record.metrics["fd"]
+    shown = {"AP": stats["AP"], "AP50": stats["AP50"], "AP75": stats["AP75"], "FD": fd["FD"]}
+    table_row(
+        expectation.detector,
+        year=record.metrics["year"],
+        **{name: None if value is None else 100 * value for name, value in shown.items()},
+        expected=expectation.expected,
+    )
+    problem = verdict(expectation, record.metrics)
+    if problem is not None:
+        changed = "" if sha256(path) == expectation.sha256 else f" ({path.name} is not the file that was shipped)"
+        pytest.fail(problem + changed, pytrace=False)
