@@ -1,0 +1,182 @@
+"""`Dataset`: the images of one split and what is in them, whatever the layout they lie in."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ops.structures import Target
+
+__all__ = ["Dataset", "DatasetError", "cache_folder", "read_image"]
+
+
+class DatasetError(ValueError):
+    """A data set cannot be read; the message names the file, the entry and the remedy."""
+
+
+def cache_folder() -> Path:
+    """Where downloads and generated images lie: `DETECTOR_ZOO_CACHE`, else `~/.cache/detector-zoo`."""
+    return Path(os.environ.get("DETECTOR_ZOO_CACHE") or Path.home() / ".cache" / "detector-zoo").expanduser()
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
+    """Read a file as float32 RGB `[3, H, W]` in 0..1; grey, palette and CMYK files are converted.
+
+    An EXIF orientation is not applied: the annotations of VOC and COCO refer to the pixels as they are stored.
+
+    Args:
+        path: JPEG or PNG.
+        size: The `(H, W)` that the annotation states, or None to take what comes.
+
+    Raises:
+        DatasetError: It is missing, truncated, no image, or of another size than stated.
+    """
+    try:
+        with Image.open(path) as file:
+            pixels = np.array(file if file.mode == "RGB" else file.convert("RGB"))
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path}: the image is missing; unpack the archive again") from error
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: the image cannot be decoded ({error}); unpack or download it again") from error
+    if size is not None and pixels.shape[:2] != size:
+        raise DatasetError(
+            f"{path}: the file has {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotation says "
+            f"{size[1]}x{size[0]}; take image and annotation from the same archive"
+        )
+    return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+class Dataset:
+    """Index -> (image, Target), over a ground truth in COCO's terms.
+
+    Attributes:
+        name: Of the data set: shapes, bccd, voc, coco.
+        split: For instance `test`, `2007_test`, `val2017`.
+        class_names: Label -> name.
+        category_ids: Label -> COCO category id (COCO's are sparse, ours run from 1).
+        image_ids: Index -> COCO image id.
+        paths: Index -> file.
+
+    Args:
+        name: See above.
+        split: See above.
+        ground_truth: COCO's `images`, `annotations` and `categories`; annotations may carry `difficult`.
+            Taken as checked and as the caller's no more.
+        paths: One file an image, in the order of `images`.
+        masks: Decode `segmentation` into `Target.masks`.
+    """
+
+    def __init__(
+        self, name: str, split: str, ground_truth: Mapping[str, Any], paths: Sequence[Path], *, masks: bool = False
+    ) -> None:
+        self.name, self.split = name, split
+        self.paths = tuple(paths)
+        self._truth = dict(ground_truth)
+        self._masks = masks
+        categories = self._truth["categories"]
+        self.class_names = tuple(str(category["name"]) for category in categories)
+        self.category_ids = tuple(int(category["id"]) for category in categories)
+        self.image_ids = tuple(int(image["id"]) for image in self._truth["images"])
+        self._sizes = [(int(image["height"]), int(image["width"])) for image in self._truth["images"]]
+        rows: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in self.image_ids}
+        for annotation in self._truth["annotations"]:
+            rows[annotation["image_id"]].append(annotation)
+        self._rows = [rows[image_id] for image_id in self.image_ids]
+        self._targets = [self._target(rows) for rows in self._rows]
+
+    def _target(self, rows: Sequence[Mapping[str, Any]]) -> Target:
+        labels = {category: label for label, category in enumerate(self.category_ids)}
+        boxes = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return Target(
+            boxes=boxes.float(),
+            labels=torch.tensor([labels[row["category_id"]] for row in rows], dtype=torch.int64),
+            ignore=torch.tensor([bool(row["iscrowd"] or row.get("difficult", 0)) for row in rows], dtype=torch.bool),
+            area=torch.tensor([row["area"] for row in rows], dtype=torch.float32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Target]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """Image float32 RGB `[3, H, W]` in 0..1, and its objects; a fresh copy each time.
+
+        Raises:
+            DatasetError: The file is missing, damaged, or not of the annotated size.
+            IndexError: There is no such index.
+        """
+        stored = self._targets[index]
+        masks = self._decode(index) if self._masks else None
+        area = None if stored.area is None else stored.area.clone()
+        target = Target(stored.boxes.clone(), stored.labels.clone(), stored.ignore.clone(), area, masks)
+        return read_image(self.paths[index], self._sizes[index]), target
+
+    def target(self, index: int) -> Target:
+        """The objects of an image without reading its pixels."""
+        return self._targets[index][:]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """`(H, W)` of an image without reading its pixels."""
+        return self._sizes[index]
+
+    @property
+    def num_objects(self) -> int:
+        """Annotated objects, difficult and crowd ones too."""
+        return len(self._truth["annotations"])
+
+    def coco(self) -> dict[str, Any]:
+        """The ground truth as COCO's JSON has it (a copy)."""
+        return copy.deepcopy(self._truth)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over names, sizes, boxes, areas and flags, and over the bytes of every image file.
+
+        Equal fingerprints are the same test. It reads all files, about 1 GB a second, once an object.
+        """
+        keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult")
+        facts = {
+            "categories": list(zip(self.category_ids, self.class_names, strict=True)),
+            "images": list(zip(self.image_ids, self._sizes, strict=True)),
+            "annotations": [[row.get(key, 0) for key in keys] for row in self._truth["annotations"]],
+        }
+        digest = hashlib.sha256(json.dumps(facts, separators=(",", ":")).encode())
+        for path in self.paths:
+            try:
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            except OSError as error:
+                raise DatasetError(f"{path}: the image cannot be read ({error.strerror}); unpack it again") from error
+        return digest.hexdigest()
+
+    def _decode(self, index: int) -> Tensor:
+        from pycocotools import mask as coco_mask
+
+        height, width = self._sizes[index]
+        masks = torch.zeros((len(self._rows[index]), height, width), dtype=torch.bool)
+        for row, annotation in enumerate(self._rows[index]):
+            segment = annotation.get("segmentation")
+            if not segment:
+                raise DatasetError(
+                    f"{self.name} {self.split}: annotation {annotation['id']} has no segmentation; "
+                    "open the data set without masks"
+                )
+            if isinstance(segment, list):
+                segment = coco_mask.merge(coco_mask.frPyObjects(segment, height, width))
+            elif isinstance(segment["counts"], list):
+                segment = coco_mask.frPyObjects(segment, height, width)
+            masks[row] = torch.from_numpy(coco_mask.decode(segment).astype(bool))
+        return masks
