@@ -1,0 +1,236 @@
+"""How long one detection takes: preprocess, network and postprocess apart and end to end, on real images in order.
+
+The clock starts with a decoded image in host memory and stops with detections in host memory, so that on CUDA the
+copy in counts to `preprocess` and the copy out to `postprocess`. Raw samples are kept; statistics are derived.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from benchmarks.hardware import WarmUp
+from ops.structures import Target
+from zoo.detector import Detector
+
+__all__ = ["STAGES", "LatencyResult", "is_steady", "measure_latency", "summarise"]
+
+STAGES = ("preprocess", "network", "postprocess", "end_to_end")
+
+_ENOUGH = {"p90": 10, "p95": 20, "p99": 100}
+"""Samples from which a percentile is stated: at least one sample must lie beyond it."""
+
+
+class _Images(Protocol):
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """What was measured and how.
+
+    Attributes:
+        samples: Seconds of each call, by stage (`STAGES`), in the order of the images.
+        warmup_samples: Seconds end to end of each call of the warm-up.
+        converged: Whether the warm-up ended steady. If not, the samples may still fall or rise.
+        foreign_load: Processor cores that other processes kept busy during the samples, on average.
+        protocol: What the times depend on: batch, threads, images, warm-up rule.
+    """
+
+    samples: dict[str, list[float]]
+    warmup_samples: list[float]
+    converged: bool
+    foreign_load: float
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """The metrics of a Record: `summarise` of each stage, `converged` and `foreign_load`."""
+        stages = {stage: summarise(seconds) for stage, seconds in self.samples.items()}
+        return {**stages, "converged": self.converged, "foreign_load": self.foreign_load}
+
+
+def measure_latency(
+    model: Detector,
+    dataset: _Images,
+    *,
+    device: torch.device | str = "cpu",
+    images: int = 100,
+    threads: int | None = None,
+    batch: int = 1,
+    warmup: WarmUp | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> LatencyResult:
+    """Time a detector on the first images of a set.
+
+    The model goes to `device` and into `eval()`, and stays there; the number of threads is put back.
+
+    Args:
+        model: Any detector. One without a neural network has the same three stages.
+        dataset: `dataset[i]` gives image float `[3, H, W]` in [0, 1] and Target; decoding is not timed.
+        device: `cpu` or a CUDA device. On CUDA the stages are timed by events, end to end by the host's clock.
+        images: Images to measure, the first of the set in their order; no more than the set has.
+        threads: Threads of PyTorch, numba and OpenCV, or None for PyTorch's present number.
+        batch: Images a call; a rest that fills no batch is left out.
+        warmup: The rule; None for its defaults.
+        progress: Called with calls done and calls in all (of the measured part).
+
+    Raises:
+        ValueError: The set is empty, or one of the numbers is not positive, or no batch can be filled.
+    """
+    if min(images, batch, 1 if threads is None else threads) < 1:
+        raise ValueError(f"need at least 1 image, thread and image a batch, got {images}, {threads} and {batch}")
+    images = min(images, len(dataset))
+    if images < batch:
+        raise ValueError(f"{images} images fill no batch of {batch}; use a larger set or a smaller batch")
+    device, warmup = torch.device(device), warmup or WarmUp()
+    model.to(device).eval()
+    pictures = [dataset[index][0] for index in range(images)]
+    calls = [pictures[start : start + batch] for start in range(0, images - batch + 1, batch)]
+    time_call = _time_on_cuda if device.type == "cuda" else _time_on_host
+
+    with torch.inference_mode(), _fixed_threads(threads) as fixed:
+        warm, converged = _warm_up(lambda turn: time_call(model, calls[turn], device)["end_to_end"], len(calls), warmup)
+        samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        load = _ForeignLoad()
+        for done, call in enumerate(calls, start=1):
+            for stage, seconds in time_call(model, call, device).items():
+                samples[stage].append(seconds)
+            if progress is not None:
+                progress(done, len(calls))
+        foreign = load.cores()
+    protocol = {
+        "batch": batch,
+        "threads": fixed,
+        "images": len(calls) * batch,
+        "order": "first of the split, in order",
+        "from": "decoded image in host memory",
+        "to": "detections in host memory",
+        "clock": "events, host clock end to end" if device.type == "cuda" else "host clock",
+        "warmup": {**warmup.model_dump(), "calls": len(warm)},
+    }
+    return LatencyResult(samples, warm, converged, foreign, protocol)
+
+
+def summarise(seconds: Sequence[float]) -> dict[str, float | int | None]:
+    """Median, quartile range and high percentiles in seconds; None for a percentile with too few samples beyond it.
+
+    Percentiles interpolate linearly between samples.
+    """
+    if not seconds:
+        raise ValueError("no samples to summarise")
+    values = np.asarray(seconds, dtype=np.float64)
+    q1, median, q3 = np.percentile(values, [25, 50, 75]).tolist()
+    high = {
+        name: float(np.percentile(values, int(name[1:]))) if len(values) >= enough else None
+        for name, enough in _ENOUGH.items()
+    }
+    return {"samples": len(values), "median": median, "iqr": q3 - q1, **high}
+
+
+def is_steady(seconds: Sequence[float], rule: WarmUp) -> bool:
+    """Whether the moving median of the last calls runs flat (see `WarmUp`)."""
+    if len(seconds) < max(rule.at_least, 2 * rule.window):
+        return False
+    last = np.asarray(seconds[-2 * rule.window :], dtype=np.float64)
+    medians = np.median(np.lib.stride_tricks.sliding_window_view(last, rule.window), axis=1)
+    slope = np.polyfit(np.arange(len(medians)), medians, 1)[0]
+    return bool(abs(slope) * rule.window <= rule.slope * np.median(medians))
+
+
+def _warm_up(call: Callable[[int], float], calls: int, rule: WarmUp) -> tuple[list[float], bool]:
+    # Always the same few images: a moving median over whole rounds of them changes only as the machine does.
+    rounds, seconds, start = min(rule.window, calls), list[float](), time.perf_counter()
+    while len(seconds) < rule.at_most:
+        seconds.append(call(len(seconds) % rounds))
+        if is_steady(seconds, rule):
+            return seconds, True
+        if time.perf_counter() - start > rule.seconds:
+            break
+    return seconds, False
+
+
+def _time_on_host(model: Detector, images: list[Tensor], device: torch.device) -> dict[str, float]:
+    start = time.perf_counter()
+    batch = model.preprocess(images)
+    prepared = time.perf_counter()
+    outputs = model.network(batch)
+    computed = time.perf_counter()
+    model.postprocess(outputs, batch)
+    end = time.perf_counter()
+    return dict(zip(STAGES, (prepared - start, computed - prepared, end - computed, end - start), strict=True))
+
+
+def _time_on_cuda(model: Detector, images: list[Tensor], device: torch.device) -> dict[str, float]:
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+    stream = torch.cuda.current_stream(device)
+    torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    marks[0].record(stream)
+    batch = model.preprocess([image.to(device) for image in images])
+    marks[1].record(stream)
+    outputs = model.network(batch)
+    marks[2].record(stream)
+    for answer in model.postprocess(outputs, batch):
+        answer.to("cpu")
+    marks[3].record(stream)
+    torch.cuda.synchronize(device)
+    end = time.perf_counter()
+    stages = [before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(marks)]
+    return dict(zip(STAGES, (*stages, end - start), strict=True))
+
+
+@contextlib.contextmanager
+def _fixed_threads(threads: int | None) -> Iterator[int]:
+    """Give PyTorch, and numba and OpenCV where they are in use, one number of threads for a while."""
+    before = torch.get_num_threads()
+    fixed = threads or before
+    numba, cv2 = sys.modules.get("numba"), sys.modules.get("cv2")
+    numba_before = numba.get_num_threads() if numba else 0
+    cv2_before = cv2.getNumThreads() if cv2 else 0
+    torch.set_num_threads(fixed)
+    if numba:
+        numba.set_num_threads(min(fixed, numba.config.NUMBA_NUM_THREADS))
+    if cv2:
+        cv2.setNumThreads(fixed)
+    try:
+        yield fixed
+    finally:
+        torch.set_num_threads(before)
+        if numba:
+            numba.set_num_threads(numba_before)
+        if cv2:
+            cv2.setNumThreads(cv2_before)
+
+
+class _ForeignLoad:
+    """Processor time that others took since construction: a noisy neighbour shows in the Record."""
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._start = time.perf_counter()
+        self._all, self._own = self._busy()
+
+    def _busy(self) -> tuple[float, float]:
+        machine, own = psutil.cpu_times(), self._process.cpu_times()
+        idle = machine.idle + getattr(machine, "iowait", 0.0)
+        # On Linux `guest` is counted in `user` already.
+        guests = getattr(machine, "guest", 0.0) + getattr(machine, "guest_nice", 0.0)
+        return sum(machine) - idle - guests, own.user + own.system
+
+    def cores(self) -> float:
+        """Mean number of cores that other processes kept busy."""
+        machine, own = self._busy()
+        foreign = (machine - self._all) - (own - self._own)
+        return max(0.0, foreign / max(time.perf_counter() - self._start, 1e-9))
