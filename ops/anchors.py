@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["centred_shapes", "grid_anchors", "prior_shapes"]
+__all__ = ["caffe_shapes", "centred_shapes", "grid_anchors", "prior_shapes", "pyramid_shapes"]
 
 
 def grid_anchors(shapes: Tensor, map_size: tuple[int, int], step: tuple[float, float], offset: float = 0.5) -> Tensor:
@@ -54,3 +54,43 @@ def prior_shapes(smallest: float, largest: float | None, ratios: Sequence[float]
         root = math.sqrt(ratio)
         shapes += [(smallest * root, smallest / root), (smallest / root, smallest * root)]
     return shapes
+
+
+def caffe_shapes(
+    base: int = 16, ratios: Sequence[float] = (0.5, 1.0, 2.0), scales: Sequence[float] = (8.0, 16.0, 32.0)
+) -> Tensor:
+    """Anchors of the released Faster R-CNN, about the middle of a cell: ratio by ratio, scales within.
+
+    For each ratio the sides of the base box are rounded to whole pixels before they are scaled, so that no anchor but
+    the squares is as large as the paper says (184x96 for 128 at 1:2). The released code counts the last pixel in; here
+    the right and lower edges are continuous, one more than there.
+
+    Args:
+        base: Stride of the map in pixels, the side of the base box.
+        ratios: Height over width.
+        scales: Side as a multiple of `base`.
+
+    Returns:
+        `[ratios * scales, 4]`.
+    """
+    widths = [round(math.sqrt(base * base / ratio)) for ratio in ratios]
+    sides = [(width, round(width * ratio)) for width, ratio in zip(widths, ratios, strict=True)]
+    return centred_shapes([(width * scale, height * scale) for width, height in sides for scale in scales])
+
+
+def pyramid_shapes(
+    sizes: Sequence[float], ratios: Sequence[float] = (0.5, 1.0, 2.0), *, rounded: bool = True
+) -> Tensor:
+    """Anchors of equal area about the corner of a cell: ratio by ratio, sizes within.
+
+    Args:
+        sizes: Square root of the area in pixels.
+        ratios: Height over width.
+        rounded: Round corners to whole pixels, as torchvision does and detectron2 does not.
+
+    Returns:
+        `[ratios * sizes, 4]`.
+    """
+    roots = [math.sqrt(ratio) for ratio in ratios]
+    shapes = centred_shapes([(size / root, size * root) for root in roots for size in sizes])
+    return shapes.round() if rounded else shapes

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["bipartite_match", "multibox_match"]
+__all__ = ["BETWEEN", "bipartite_match", "multibox_match", "threshold_match"]
+
+BETWEEN = -2
+"""What `threshold_match` says of a reference that overlaps too much for a negative and too little for a positive."""
 
 
 def bipartite_match(iou: Tensor, least: float = 1e-6) -> Tensor:
@@ -54,3 +57,27 @@ def multibox_match(iou: Tensor, threshold: float | None = 0.5) -> Tensor:
         return matches
     overlap, nearest = iou.max(0)
     return torch.where((matches < 0) & (overlap >= threshold), nearest, matches)
+
+
+def threshold_match(iou: Tensor, low: float, high: float, *, rescue: bool = False) -> Tensor:
+    """Each reference takes the object that it overlaps most, if enough (Faster R-CNN, section 3.1.2).
+
+    Args:
+        iou: `[M, N]`.
+        low: A reference whose largest overlap is less is background.
+        high: Least overlap of a match, inclusive.
+        rescue: Also match the references that overlap some object most of all references, ties included, however
+            little. Such a reference takes the object that *it* overlaps most, which need not be the one that rescued
+            it: so do the released code and torchvision. An object that no reference overlaps rescues none.
+
+    Returns:
+        int64 `[N]`: the object of each reference, -1 for background, or `BETWEEN`.
+    """
+    if not iou.shape[0]:
+        return torch.full(iou.shape[1:], -1, dtype=torch.int64, device=iou.device)
+    overlap, nearest = iou.max(0)
+    matches = torch.where(overlap < low, -1, torch.where(overlap < high, BETWEEN, nearest))
+    if rescue and iou.shape[1]:
+        most = iou.amax(1, keepdim=True)
+        matches = torch.where(((iou == most) & (most > 0)).any(0), nearest, matches)
+    return matches

@@ -1,11 +1,11 @@
-"""Which negatives a loss looks at."""
+"""Which references a loss looks at."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["hardest"]
+__all__ = ["balanced_sample", "hardest"]
 
 
 def hardest(losses: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
@@ -23,3 +23,23 @@ def hardest(losses: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
     ranks = torch.empty_like(ranked)
     ranks.scatter_(1, ranked, torch.arange(losses.shape[1], device=losses.device).expand_as(ranked))
     return candidates & (ranks < counts[:, None])
+
+
+def balanced_sample(positive: Tensor, negative: Tensor, count: int, positive_share: float) -> tuple[Tensor, Tensor]:
+    """Draw positives up to their share of `count`, and negatives for the rest (Fast R-CNN, section 2.3).
+
+    Chance comes from torch's generator of the tensors' device.
+
+    Args:
+        positive: bool `[N]`.
+        negative: bool `[N]`; what is neither is never drawn.
+        count: How many in all, fewer where there are not enough.
+        positive_share: Most of `count` that are positives. Where they are too few, negatives take their places.
+
+    Returns:
+        Indices of the positives and of the negatives drawn, each in random order.
+    """
+    positives, negatives = positive.nonzero()[:, 0], negative.nonzero()[:, 0]
+    positives = positives[torch.randperm(len(positives), device=positives.device)[: int(count * positive_share)]]
+    negatives = negatives[torch.randperm(len(negatives), device=negatives.device)[: count - len(positives)]]
+    return positives, negatives
