@@ -66,7 +66,9 @@ def _settings(pairs: list[str] | None) -> dict[str, Any]:
     return settings
 
 
-def _subject(detector: str, dataset_name: str, weights: Path | None, classes: int, settings: list[str] | None) -> Subject:
+def _subject(
+    detector: str, dataset_name: str, weights: Path | None, classes: int, settings: list[str] | None
+) -> Subject:
     from benchmarks.evaluate import load_subject
     from zoo import checkpoints
 
@@ -84,7 +86,9 @@ def _emit(value: Any, target: str) -> None:
 
 @app.command("list")
 def list_detectors(
-    output: Annotated[str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")
+    ] = None,
 ) -> None:
     """Every detector of the catalog, by year."""
     with _sentences():
@@ -221,7 +225,7 @@ def latency(
     """Time preprocess, network and postprocess on real images, batch 1, and write a Record with the raw samples."""
     with _sentences():
         from benchmarks.datasets import open_dataset
-        from benchmarks.timing import latency_record, print_latency
+        from benchmarks.recording import latency_record, print_latency
 
         data = open_dataset(dataset, split, data_root)
         subject = _subject(detector, dataset, weights, len(data.class_names), settings)
@@ -237,7 +241,9 @@ def cost(
     size: Annotated[str | None, typer.Option(help="Network input, HxW; default the paper's.")] = None,
     small: Annotated[bool, typer.Option(help="The small size.")] = False,
     settings: Settings = None,
-    output: Annotated[str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")
+    ] = None,
 ) -> None:
     """Parameters, multiply-accumulates and boxes, without allocating the network."""
     with _sentences():
@@ -250,6 +256,17 @@ def cost(
             return
         for name, value in found.items():
             print(f"{name:>12}  {value:,}" if isinstance(value, int) else f"{name:>12}  {value}")
+
+
+@app.command("record-costs")
+def record_costs(
+    out: Annotated[Path | None, typer.Option(help="Folder for the Records; default the committed ones.")] = None,
+) -> None:
+    """Write the cost Records of the whole catalog, which the reports print."""
+    with _sentences():
+        from benchmarks.recording import record_costs as run
+
+        print(f"{len(run(out))} Records")
 
 
 @app.command()
@@ -280,10 +297,12 @@ def predict(
 ) -> None:
     """Draw what a detector sees in image files."""
     with _sentences():
+        from benchmarks.datasets import class_names_of
         from benchmarks.drawing import predict_files
 
         subject = _subject(detector, dataset, weights, classes, settings)
-        for path in predict_files(subject, images, out, dataset=dataset, threshold=threshold, device=device):
+        names = class_names_of(dataset)
+        for path in predict_files(subject, images, out, class_names=names, threshold=threshold, device=device):
             print(path)
 
 

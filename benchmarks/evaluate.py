@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -43,7 +43,7 @@ class Subject:
 
     name: str
     model: Detector
-    scale: str
+    scale: Literal["small", "paper"]
     overrides: dict[str, Any]
     class_names: tuple[str, ...] | None
     weights: Path
@@ -62,8 +62,14 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
         model, meta = checkpoints.load(weights)
         if meta.detector != name:
             raise EvaluationError(f"{weights}: holds {meta.detector}, not {name}")
-        scale = "small" if meta.small else "paper"
-        return Subject(name, model.eval(), scale, dict(meta.overrides), tuple(meta.class_names), weights)
+        return Subject(
+            name,
+            model.eval(),
+            "small" if meta.small else "paper",
+            dict(meta.overrides),
+            tuple(meta.class_names),
+            weights,
+        )
     model = build(name, num_classes, **(overrides or {}))
     checkpoints.load_into(model, weights)
     return Subject(name, model.eval(), "paper", dict(overrides or {}), None, weights)
@@ -171,11 +177,10 @@ def evaluate(
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
     metrics = score(truth, load_detections(rows, truth))
     protocol = metrics.pop("protocol", {})
-    spec = CATALOG[subject.name]
     record = Record(
         kind="accuracy",
         detector=subject.name,
-        scale=subject.scale,  # type: ignore[arg-type]
+        scale=subject.scale,
         overrides=json.loads(json.dumps(subject.overrides, default=str)),
         num_classes=subject.model.num_classes,
         weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
@@ -184,7 +189,7 @@ def evaluate(
         hardware=hardware.stamp(device, torch.get_num_threads()),
         commit=commit(),
         versions=versions(),
-        metrics={**metrics, "detections": len(rows), "year": spec.year, "paper": spec.paper, "family": spec.family},
+        metrics={**metrics, "detections": len(rows), **CATALOG[subject.name].origin},
     )
     if out is not None:
         write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.evaluate import load_subject
-from benchmarks.timing import latency_record
+from benchmarks.recording import latency_record
 
 
 def test_latency(shipped_checkpoint, images, device, threads, records, measuring, table_row, benchmark):

@@ -194,3 +194,8 @@ class Spec:
     small_recipe: Recipe | None
     input_size: tuple[int, int]
     golden: Golden = field(default_factory=Golden)
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Year, paper and family, as a Record states them."""
+        return {"year": self.year, "paper": self.paper, "family": self.family}

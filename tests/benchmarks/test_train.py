@@ -11,10 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-import toy_training as toy
-
 from benchmarks.train import TrainingError, _Draws, fit_by_gradient, optimizer_for
+from tests.benchmarks import toy_training as toy
 from zoo.detector import Recipe
 
 SCRIPT = Path(toy.__file__)

@@ -1,0 +1,77 @@
+"""From a measurement of time or cost to its Record."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks import hardware
+from benchmarks.cost import cost
+from benchmarks.datasets import Dataset
+from benchmarks.evaluate import Subject, dataset_id
+from benchmarks.latency import measure_latency
+from benchmarks.provenance import commit, sha256, versions
+from benchmarks.results import COMMITTED, Record, Weights
+from zoo import CATALOG
+from zoo.detector import Spec
+
+__all__ = ["cost_record", "latency_record", "print_latency", "record_costs"]
+
+
+def latency_record(subject: Subject, dataset: Dataset, *, device: str, threads: int, images: int) -> Record:
+    """Time a detector on the first images of a split."""
+    result = measure_latency(subject.model, dataset, device=device, threads=threads, images=images)
+    return Record(
+        kind="latency",
+        detector=subject.name,
+        scale=subject.scale,
+        overrides=json.loads(json.dumps(subject.overrides, default=str)),
+        num_classes=subject.model.num_classes,
+        weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
+        dataset=dataset_id(dataset),
+        protocol=result.protocol,
+        hardware=hardware.stamp(device, threads),
+        commit=commit(),
+        versions=versions(),
+        metrics={**result.summary(), **CATALOG[subject.name].origin},
+        samples=result.samples,
+    )
+
+
+def cost_record(spec: Spec, num_classes: int, *, small: bool) -> Record:
+    """Count a detector at the paper's size or the small one."""
+    return Record(
+        kind="cost",
+        detector=spec.name,
+        scale="small" if small else "paper",
+        num_classes=num_classes,
+        commit=commit(),
+        versions=versions(),
+        metrics={**cost(spec.name, num_classes, small=small), **spec.origin},
+    )
+
+
+def record_costs(folder: Path | None = None) -> list[Path]:
+    """Cost Records of the whole catalog: the paper's size at the paper's classes, the small one at those of `shapes`."""
+    folder = folder or COMMITTED / "any"
+    written = []
+    for spec in track(list(CATALOG.values()), description="counting", console=Console(stderr=True)):
+        classes = next(iter(spec.golden.parameters), 20)
+        written.append(cost_record(spec, classes, small=False).write(folder))
+        if spec.small is not None:
+            written.append(cost_record(spec, 8, small=True).write(folder))
+    return written
+
+
+def print_latency(record: Record) -> None:
+    """Median and spread of each stage, in milliseconds."""
+    device = "" if record.hardware is None else record.hardware.device
+    table = Table("stage", "median ms", "IQR ms", "p95 ms", title=f"{record.detector} on {device}")
+    for stage in record.samples:
+        figures = (record.metrics[stage][key] for key in ("median", "iqr", "p95"))
+        table.add_row(stage, *("-" if figure is None else f"{1000 * figure:.2f}" for figure in figures))
+    Console().print(table)
