@@ -91,7 +91,9 @@ class Dataset:
         self._sizes = [(int(image["height"]), int(image["width"])) for image in self._truth["images"]]
         rows: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in self.image_ids}
         for annotation in self._truth["annotations"]:
-            rows[annotation["image_id"]].append(annotation)
+            # COCO's training set has boxes of no width, which no detector can learn; the ground truth keeps them.
+            if min(annotation["bbox"][2:]) > 0:
+                rows[annotation["image_id"]].append(annotation)
         self._rows = [rows[image_id] for image_id in self.image_ids]
         self._targets = [self._target(rows) for rows in self._rows]
 

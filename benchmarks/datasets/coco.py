@@ -1,0 +1,105 @@
+"""COCO's layout: `annotations/instances_<split>.json` and `images/<split>/` (or `<split>/`)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.datasets.dataset import Dataset, DatasetError
+
+__all__ = ["open_coco"]
+
+_OVERHANG = 2.0
+
+
+def open_coco(split: str, data_root: Path, *, name: str = "coco", masks: bool = False) -> Dataset:
+    """Open a split that lies in COCO's layout.
+
+    The ground truth stays as the file has it, so that a score equals that of any other reader. Boxes of no width or
+    height (the training set has a few) do not become targets. A box may reach 2 pixels out of its image.
+
+    Args:
+        split: The part of the file name after `instances_`.
+        data_root: Holds `annotations/`.
+        name: What the data set calls itself.
+        masks: Decode segmentations into `Target.masks`.
+
+    Raises:
+        DatasetError: A file is missing or truncated, an entry is missing, doubled, unknown or not a number.
+    """
+    file = data_root / "annotations" / f"instances_{split}.json"
+    return Dataset(name, split, *_read(file, _image_folder(data_root, split)), masks=masks)
+
+
+def _image_folder(data_root: Path, split: str) -> Path:
+    for folder in (data_root / "images" / split, data_root / split, data_root / "images"):
+        if folder.is_dir():
+            return folder
+    raise DatasetError(
+        f"{data_root}: holds neither images/{split}/ nor {split}/; point --data-root at the folder that holds "
+        f"annotations/ and the images of {split}"
+    )
+
+
+def _read(file: Path, folder: Path) -> tuple[dict[str, Any], list[Path]]:
+    try:
+        truth = json.loads(file.read_bytes())
+    except FileNotFoundError as error:
+        known = sorted(path.stem.removeprefix("instances_") for path in file.parent.glob("instances_*.json"))
+        raise DatasetError(f"{file}: is missing; splits here: {', '.join(known) or 'none'}") from error
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"{file}: is no whole JSON file ({error}); unpack or download it again") from error
+    if not isinstance(truth, dict):
+        raise DatasetError(f"{file}: is a {type(truth).__name__}, not COCO's object of images and annotations")
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(truth.get(key), list):
+            raise DatasetError(f"{file}: has no list {key!r}; take an instances file, not a results file")
+
+    images = _by_id(file, "images", truth["images"], ("id", "file_name", "width", "height"))
+    categories = _by_id(file, "categories", truth["categories"], ("id", "name"))
+    annotations = _by_id(file, "annotations", truth["annotations"], ("id", "image_id", "category_id", "bbox", "area"))
+    for key, annotation in annotations.items():
+        where = f"{file}: annotation {key}"
+        if annotation["image_id"] not in images:
+            raise DatasetError(f"{where}: image {annotation['image_id']} is not in the file; remove the annotation")
+        if annotation["category_id"] not in categories:
+            raise DatasetError(f"{where}: category {annotation['category_id']} is not in the file; add or remove it")
+        _check_box(where, annotation, images[annotation["image_id"]])
+        annotation.setdefault("iscrowd", 0)
+    paths = [folder / str(image["file_name"]) for image in truth["images"]]
+    present = {path.name for path in folder.iterdir()}
+    missing = [path for path in paths if path.name not in present]
+    if missing:
+        raise DatasetError(f"{missing[0]}: is missing, as are {len(missing) - 1} other images; unpack the images too")
+    return truth, paths
+
+
+def _by_id(file: Path, kind: str, rows: list[Any], keys: tuple[str, ...]) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for index, row in enumerate(rows):
+        lacking = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if lacking:
+            raise DatasetError(f"{file}: {kind}[{index}] has no {lacking[0]!r}; add it or remove the entry")
+        if row["id"] in found:
+            raise DatasetError(f"{file}: {kind}[{index}]: id {row['id']} stands twice; give each entry its own")
+        found[row["id"]] = row
+    return found
+
+
+def _check_box(where: str, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
+    box, area = annotation["bbox"], annotation["area"]
+    numbers = [*box, area] if isinstance(box, list) else []
+    if len(numbers) != 5 or not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
+        raise DatasetError(f"{where}: bbox {box} and area {area} are not five finite numbers; mend or remove it")
+    x, y, width, height = box
+    if width < 0 or height < 0:
+        raise DatasetError(f"{where}: bbox {box} has a negative side; it must be [x, y, width, height]")
+    out = max(-x, -y, x + width - image["width"], y + height - image["height"])
+    if out > _OVERHANG:
+        raise DatasetError(
+            f"{where}: bbox {box} reaches {out:g} pixels out of its {image['width']}x{image['height']} image; "
+            "it must be [x, y, width, height], not two corners"
+        )
