@@ -288,7 +288,8 @@ def predict(
     detector: DetectorName,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     out: Out,
-    dataset: DatasetName = "shapes",
+    dataset: Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")] = "shapes",
+    data_root: DataRoot = None,
     weights: WeightsFile = None,
     settings: Settings = None,
     classes: Annotated[int, typer.Option(help="Classes of weights that do not say.")] = 80,
@@ -297,11 +298,11 @@ def predict(
 ) -> None:
     """Draw what a detector sees in image files."""
     with _sentences():
-        from benchmarks.datasets import class_names_of
+        from benchmarks.datasets import open_dataset
         from benchmarks.drawing import predict_files
 
         subject = _subject(detector, dataset, weights, classes, settings)
-        names = class_names_of(dataset)
+        names = subject.class_names or open_dataset(dataset, None, data_root).class_names
         for path in predict_files(subject, images, out, class_names=names, threshold=threshold, device=device):
             print(path)
 

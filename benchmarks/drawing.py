@@ -46,5 +46,5 @@ def predict_files(
         with torch.inference_mode():
             (answer,) = model([image.to(device)])
         target = out / f"{path.stem}.png"
-        write_png(draw(image, answer, subject.class_names or class_names, threshold), str(target))
+        write_png(draw(image, answer, class_names, threshold), str(target))
         yield target

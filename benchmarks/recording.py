@@ -56,7 +56,7 @@ def cost_record(spec: Spec, num_classes: int, *, small: bool) -> Record:
 
 
 def record_costs(folder: Path | None = None) -> list[Path]:
-    """Cost Records of the whole catalog: the paper's size at the paper's classes, the small one at those of `shapes`."""
+    """Cost Records of the whole catalog: the paper's size with its classes, the small one with those of `shapes`."""
     folder = folder or COMMITTED / "any"
     written = []
     for spec in track(list(CATALOG.values()), description="counting", console=Console(stderr=True)):

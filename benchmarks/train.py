@@ -331,8 +331,6 @@ def _precision(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-
-
 def train(
     detector: str,
     dataset_name: str,
