@@ -96,10 +96,11 @@ class Record(_Frozen):
 
     @property
     def name(self) -> str:
-        """File name without ending: kind, detector, scale and data set, so that a new run replaces the old."""
+        """File name without ending: what was measured on what, so that a new run replaces the old."""
         data = "" if self.dataset is None else f".{self.dataset.name}-{self.dataset.split}"
         device = f".{self.hardware.device.partition(':')[0]}" if self.kind == "latency" and self.hardware else ""
-        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}"
+        classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
+        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}"
 
     def write(self, folder: Path) -> Path:
         """Write as JSON under `folder`, whole or not at all, and return the file."""

@@ -1,0 +1,134 @@
+"""The appendix: which Records the pages rest on, with everything that a number depends on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from reports.records import NOT_MEASURED, Entry, Shelf
+from reports.sections import Grid, Header, Section, conformity
+
+__all__ = ["appendix"]
+
+_Key = TypeVar("_Key")
+_STAGES = ("preprocess", "network", "postprocess", "end_to_end")
+
+
+class _Lists:
+    """Numbered lists of machines, versions and protocols; a Record names the entry that is its own."""
+
+    def __init__(self) -> None:
+        self.machines: dict[tuple[str, ...], str] = {}
+        self.versions: dict[str, str] = {}
+        self.protocols: dict[str, str] = {}
+
+    def machine(self, entry: Entry) -> str:
+        hardware = entry.record.hardware
+        if hardware is None:
+            return "none"
+        name = hardware.machine if not entry.own else "own machine"
+        threads = str(hardware.threads)
+        return _number(self.machines, (name, hardware.device, threads, hardware.precision, conformity(hardware)), "H")
+
+    def version(self, entry: Entry) -> str:
+        text = ", ".join(f"{name} {version}" for name, version in sorted(entry.record.versions.items()))
+        return _number(self.versions, text, "V")
+
+    def protocol(self, entry: Entry) -> str:
+        if not entry.record.protocol:
+            return "none"
+        return _number(self.protocols, json.dumps(entry.record.protocol, sort_keys=True), "P")
+
+
+def _number(numbers: dict[_Key, str], key: _Key, letter: str) -> str:
+    return numbers.setdefault(key, f"{letter}{len(numbers) + 1}")
+
+
+def appendix(shelf: Shelf) -> list[Section]:
+    """Times by stage, trainings, and the Records with their machines, versions and protocols."""
+    if not shelf.entries:
+        return [Section("Appendix", "appendix", ("There is no Record yet.",))]
+    sections = [Section("Appendix", "appendix", ("What the figures rest on.",))]
+    lists = _Lists()
+    rows = [_row(entry, lists) for entry in shelf.entries]
+    sections += _part("Time by stage", "stages", _times(shelf))
+    sections += _part("Trainings", "trainings", _trainings(shelf))
+    sections += _part("Machines", "machines", _machines(lists))
+    sections += _part("Versions", "versions", _pairs("versions", lists.versions.items()))
+    sections += _part("Protocols", "protocols", _pairs("protocol", lists.protocols.items(), lambda text: f"`{text}`"))
+    heads = ("Record", "detector", "size", "test", "fingerprint", "weights", "seed", "commit")
+    grid = Grid(_heads(*heads, "machine", "versions", "protocol", "note"), tuple(rows))
+    sections += _part("Records", "records", grid)
+    return sections
+
+
+def _part(title: str, anchor: str, grid: Grid) -> list[Section]:
+    return [Section(title, anchor, (grid,), level=3)] if grid.rows else []
+
+
+def _row(entry: Entry, lists: _Lists) -> tuple[str, ...]:
+    record = entry.record
+    weights = "none" if record.weights is None else f"{record.weights.file} `{record.weights.sha256[:12]}`"
+    return (
+        f"`{entry.place}`",
+        record.detector,
+        record.scale,
+        entry.test or "none",
+        "none" if record.dataset is None else f"`{record.dataset.fingerprint[:12]}`",
+        weights,
+        "none" if record.seed is None else str(record.seed),
+        f"`{record.commit}`",
+        lists.machine(entry),
+        lists.version(entry),
+        lists.protocol(entry),
+        record.note or "none",
+    )
+
+
+def _times(shelf: Shelf) -> Grid:
+    rows = []
+    for entry in shelf.of("latency"):
+        times = [entry.milliseconds(stage) for stage in _STAGES]
+        cells = [NOT_MEASURED if time is None else f"{time:.2f}" for time in times]
+        samples = str(len(entry.record.samples.get("end_to_end", ())))
+        rows.append((entry.record.detector, entry.record.scale, entry.test, entry.clock, *cells, samples))
+    names = ("preprocess ms", "network ms", "postprocess ms", "end to end ms", "samples")
+    heads = (*_heads("detector", "size", "images of", "machine"), *(Header(name) for name in names))
+    return Grid(heads, tuple(rows))
+
+
+def _trainings(shelf: Shelf) -> Grid:
+    rows = []
+    for entry in shelf.of("training"):
+        record = entry.record
+        seconds, steps = record.metrics.get("seconds"), record.metrics.get("steps")
+        minutes = f"{seconds / 60:.1f}" if isinstance(seconds, int | float) else NOT_MEASURED
+        batch = (record.recipe or {}).get("batch", "none")
+        rows.append(
+            (
+                record.detector,
+                record.scale,
+                entry.test,
+                entry.machine,
+                "none" if record.seed is None else str(record.seed),
+                "none" if steps is None else str(steps),
+                str(batch),
+                minutes,
+            )
+        )
+    heads = (*_heads("detector", "size", "trained on", "machine"), *map(Header, ("seed", "steps", "batch", "minutes")))
+    return Grid(heads, tuple(rows))
+
+
+def _machines(lists: _Lists) -> Grid:
+    rows = [(number, *key) for key, number in lists.machines.items()]
+    return Grid(_heads("", "machine", "device", "threads", "precision", "profile"), tuple(rows))
+
+
+def _pairs(name: str, items: Iterable[tuple[str, str]], write: Callable[[str], str] = str) -> Grid:
+    return Grid(_heads("", name), tuple((number, write(text)) for text, number in items))
+
+
+def _heads(*titles: str) -> tuple[Header, ...]:
+    return tuple(Header(title, text=True) for title in titles)

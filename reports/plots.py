@@ -1,0 +1,311 @@
+"""Plots as inline SVG, written here letter by letter: no library's version or font can change a byte of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+__all__ = ["FAMILIES", "Bars", "Point", "bars", "scatter"]
+
+FAMILIES = {
+    "classical": ("#555555", "cross"),
+    "two-stage": ("#0072B2", "square"),
+    "one-stage": ("#D55E00", "circle"),
+    "keypoint": ("#009E73", "triangle"),
+}
+"""Colour and marker of a family. The colours are told apart by the colour-blind, the markers on paper."""
+
+_OTHER = ("#CC79A7", "diamond")
+_SERIES = ("#D55E00", "#0072B2", "#E69F00", "#56B4E9")
+_WIDTH, _HEIGHT = 860, 490
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 58, 52
+_LETTER = 7.4
+"""Pixels a letter of a 12 px label may take: as wide as the widest common font draws it, so that no label can touch
+another."""
+
+_Box = tuple[float, float, float, float]
+_Place = tuple[float, float, str]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mark of a scatter plot; `family` chooses colour and marker, `hollow` marks a run of the reader's own."""
+
+    label: str
+    x: float
+    y: float
+    family: str
+    hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A panel of a bar plot: a heading, and for each series one value a group (None where there is none)."""
+
+    title: str
+    groups: tuple[str, ...]
+    series: tuple[tuple[str, tuple[float | None, ...]], ...]
+    printed: bool
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+    start: float
+    end: float
+    log: bool = False
+
+    def __call__(self, value: float) -> float:
+        low, high, at = self.low, self.high, value
+        if self.log:
+            low, high, at = math.log10(low), math.log10(high), math.log10(at)
+        return self.start + (at - low) / (high - low) * (self.end - self.start)
+
+
+def scatter(
+    points: Sequence[Point], *, title: str, x_title: str, y_title: str, log: bool = False, front: str = ""
+) -> str:
+    """Marks with their names.
+
+    Args:
+        points: What to draw; `x` must be positive where `log`.
+        title: Heading, read out by screen readers too.
+        x_title: Of the horizontal axis.
+        y_title: Of the vertical axis, which starts at 0.
+        log: Whether the horizontal axis is logarithmic.
+        front: What to call the line through the points that no other beats on both axes; none is drawn where empty.
+    """
+    xs = [point.x for point in points]
+    x_ticks = _log_ticks(min(xs), max(xs)) if log else _year_ticks(min(xs), max(xs))
+    y_ticks = _ticks(max(point.y for point in points))
+    across = _Axis(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT, log)
+    up = _Axis(0, y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [_text(_LEFT, 18, title, "start", "title")]
+    parts += _grid(across, up, x_ticks, y_ticks, x_title, y_title)
+    if front:
+        best = sorted(_front(points), key=lambda point: point.x)
+        line = " ".join(f"{across(p.x):.1f},{up(p.y):.1f}" for p in best)
+        parts.append(f'<polyline points="{line}" class="front"><title>{escape(front)}</title></polyline>')
+    places = [(across(point.x), up(point.y)) for point in points]
+    for point, (x, y), label in zip(points, places, _labels(points, places), strict=True):
+        parts.append(_marker(point, x, y))
+        if label is not None:
+            parts += _label(point.label, x, y, label)
+    families = [name for name in FAMILIES if any(point.family == name for point in points)]
+    families += sorted({point.family for point in points} - set(families))
+    return _svg(parts + _legend(families, any(point.hollow for point in points)), title, _HEIGHT)
+
+
+def bars(panels: Sequence[Bars], *, title: str) -> str:
+    """Grouped bars, one panel below the other on the same scale; panels of printed figures are hatched."""
+    top = max((v for panel in panels for _, values in panel.series for v in values if v is not None), default=1.0)
+    ticks = _ticks(top)
+    height = 250
+    hatch = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
+    parts = [_hatches(hatch), _text(_LEFT, 18, title, "start", "title")]
+    for index, panel in enumerate(panels):
+        base = 40 + index * height
+        up = _Axis(0, ticks[-1], base + 182, base + 24)
+        parts.append(_text(_LEFT, base + 8, panel.title, "start", "panel"))
+        parts += _rules(up, ticks)
+        parts += _panel(panel, up, hatch)
+    return _svg(parts, title, 40 + len(panels) * height)
+
+
+def _panel(panel: Bars, up: _Axis, hatch: str) -> list[str]:
+    parts = []
+    slot = (_WIDTH - _LEFT - _RIGHT) / len(panel.groups)
+    width = min(32.0, slot * 0.92 / len(panel.series))
+    floor = up(0)
+    for group, name in enumerate(panel.groups):
+        middle = _LEFT + slot * (group + 0.5)
+        parts.append(_text(middle, floor + 16, name, "middle", "tick"))
+        for index, (method, values) in enumerate(panel.series):
+            value = values[group]
+            if value is None:
+                continue
+            x = middle + (index - len(panel.series) / 2) * width
+            bar = _bar(x + 1, up(value), width - 2, floor - up(value), index, hatch if panel.printed else "")
+            parts.append(f"<g>{bar}<title>{escape(f'{method}, {name}: {value:.1f}')}</title></g>")
+            parts.append(_text(x + width / 2, up(value) - 4, f"{value:.1f}", "middle", "value"))
+    x = float(_LEFT)
+    for index, (method, _) in enumerate(panel.series):
+        parts.append(_bar(x, floor + 27, 12, 12, index, hatch if panel.printed else ""))
+        parts.append(_text(x + 18, floor + 37, method, "start", "tick"))
+        x += 36 + _LETTER * len(method)
+    return parts
+
+
+def _bar(x: float, y: float, width: float, height: float, index: int, hatch: str) -> str:
+    colour = _SERIES[index % len(_SERIES)]
+    fill = f"url(#{hatch}{index % len(_SERIES)})" if hatch else colour
+    place = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}"'
+    return f'<rect {place} fill="{fill}" stroke="{colour}"/>'
+
+
+def _hatches(name: str) -> str:
+    patterns = []
+    for index, colour in enumerate(_SERIES):
+        angle = 45 if index % 2 == 0 else -45
+        patterns.append(
+            f'<pattern id="{name}{index}" width="6" height="6" patternUnits="userSpaceOnUse" '
+            f'patternTransform="rotate({angle})"><rect width="6" height="6" fill="#fff"/>'
+            f'<line x1="0" y1="0" x2="0" y2="6" stroke="{colour}" stroke-width="4"/></pattern>'
+        )
+    return f"<defs>{''.join(patterns)}</defs>"
+
+
+def _front(points: Iterable[Point]) -> list[Point]:
+    """The points that no other is left of (or at) and above (or at)."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.x, -point.y)):
+        if not kept or point.y > kept[-1].y:
+            kept.append(point)
+    return kept
+
+
+def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> list[_Place | None]:
+    """Where each label goes, so that none touches another or a mark; None where there is no room."""
+    taken: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    found: list[_Place | None] = [None] * len(points)
+    for index in sorted(range(len(points)), key=lambda index: (-points[index].y, points[index].x)):
+        x, y = places[index]
+        width = _LETTER * len(points[index].label)
+        for place in _candidates(x, y):
+            left = place[0] - {"start": 0.0, "middle": width / 2, "end": width}[place[2]]
+            box = (left - 2, place[1] - 11, left + width + 2, place[1] + 4)
+            if _is_free(box, taken):
+                taken.append(box)
+                found[index] = place
+                break
+    return found
+
+
+def _candidates(x: float, y: float) -> Iterator[_Place]:
+    """Places around a mark, the near ones first."""
+    for far in (10, 18, 28, 40, 54, 70, 88, 108):
+        aside = far * 0.7
+        yield from (
+            (x + far, y + 4, "start"),
+            (x - far, y + 4, "end"),
+            (x, y - far, "middle"),
+            (x, y + far + 8, "middle"),
+            (x + aside, y - aside, "start"),
+            (x + aside, y + aside + 8, "start"),
+            (x - aside, y - aside, "end"),
+            (x - aside, y + aside + 8, "end"),
+        )
+
+
+def _is_free(box: _Box, taken: Iterable[_Box]) -> bool:
+    inside = box[0] >= _LEFT and box[2] <= _WIDTH - _RIGHT and box[1] >= _TOP and box[3] <= _HEIGHT - _BOTTOM
+    return inside and not any(
+        box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
+    )
+
+
+def _label(text: str, x: float, y: float, place: _Place) -> list[str]:
+    """A label, with a line to its mark where it stands apart."""
+    at, baseline, anchor = place
+    parts = []
+    end = (at, min(max(y, baseline - 10), baseline + 3))
+    if math.dist(end, (x, y)) > 14:
+        parts.append(f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" class="leader"/>')
+    return [*parts, _text(at, baseline, text, anchor, "label")]
+
+
+def _marker(point: Point, x: float, y: float) -> str:
+    colour, shape = FAMILIES.get(point.family, _OTHER)
+    text = f"{point.label}: {point.y:.1f} at {point.x:.4g}"
+    return f"<g>{_shape(shape, colour, x, y, point.hollow)}<title>{escape(text)}</title></g>"
+
+
+def _shape(shape: str, colour: str, x: float, y: float, hollow: bool) -> str:
+    style = f'fill="{"#fff" if hollow else colour}" stroke="{colour}" stroke-width="1.6"'
+    match shape:
+        case "circle":
+            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" {style}/>'
+        case "square":
+            return f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9" {style}/>'
+        case "cross":
+            lines = f"M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0 -9l-9 9"
+            return f'<path d="{lines}" fill="none" stroke="{colour}" stroke-width="{1.6 if hollow else 3}"/>'
+        case "triangle":
+            return f'<path d="M{x:.1f} {y - 6:.1f}l5.5 10h-11z" {style}/>'
+        case _:
+            return f'<path d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z" {style}/>'
+
+
+def _legend(families: Sequence[str], own: bool) -> list[str]:
+    parts = []
+    x = _LEFT + 6.0
+    for name in families:
+        colour, shape = FAMILIES.get(name, _OTHER)
+        known = name if name in FAMILIES else "family not recorded"
+        parts += [_shape(shape, colour, x, 36, False), _text(x + 10, 40, known, "start", "tick")]
+        x += 34 + _LETTER * len(known)
+    if own:
+        parts.append(_text(x, 40, "hollow: own machine", "start", "tick"))
+    return parts
+
+
+def _grid(
+    across: _Axis, up: _Axis, x_ticks: Sequence[float], y_ticks: Sequence[float], x_title: str, y_title: str
+) -> list[str]:
+    parts = _rules(up, y_ticks)
+    for tick in x_ticks:
+        x = across(tick)
+        parts.append(f'<line x1="{x:.1f}" y1="{up.start:.1f}" x2="{x:.1f}" y2="{up.end:.1f}" class="rule"/>')
+        parts.append(_text(x, up.start + 17, f"{tick:g}", "middle", "tick"))
+    parts.append(_text((across.start + across.end) / 2, up.start + 40, x_title, "middle", "axis"))
+    middle = (up.start + up.end) / 2
+    turned = _text(16, middle, y_title, "middle", "axis")
+    return [*parts, f'<g transform="rotate(-90 16 {middle:.1f})">{turned}</g>']
+
+
+def _rules(up: _Axis, ticks: Sequence[float]) -> list[str]:
+    parts = []
+    for tick in ticks:
+        y = up(tick)
+        parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" class="rule"/>')
+        parts.append(_text(_LEFT - 7, y + 4, f"{tick:g}", "end", "tick"))
+    return parts
+
+
+def _ticks(top: float) -> list[float]:
+    """From 0 past `top`, in steps of 1, 2 or 5 times a power of ten, at most seven of them."""
+    if top <= 0:
+        return [0.0, 1.0]
+    power = 10.0 ** math.floor(math.log10(top))
+    step = next(factor * power for factor in (0.2, 0.5, 1, 2) if top * 1.04 / (factor * power) <= 7)
+    return [round(step * index, 6) for index in range(math.ceil(top * 1.04 / step) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten around the values."""
+    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    every = [round(factor * 10.0**power, 9) for power in powers for factor in (1, 2, 5)]
+    first = max(index for index, tick in enumerate(every) if tick <= low * 0.9)
+    last = min(index for index, tick in enumerate(every) if tick >= high * 1.1)
+    return every[first : last + 1]
+
+
+def _year_ticks(low: float, high: float) -> list[float]:
+    step = max(1, math.ceil((high - low + 2) / 10))
+    first = math.floor(low) - 1
+    return [float(first + step * index) for index in range(math.ceil((high + 1 - first) / step) + 1)]
+
+
+def _text(x: float, y: float, text: str, anchor: str, style: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
+
+
+def _svg(parts: Iterable[str], title: str, height: float) -> str:
+    body = "\n".join(parts)
+    return (
+        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg">'
+        f"<title>{escape(title)}</title>\n{body}\n</svg>"
+    )

@@ -1,0 +1,230 @@
+"""Records as the pages need them: which one stands in a cell, and how its figure is written."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.results import Record
+
+__all__ = ["NOT_MEASURED", "UNDEFINED", "Entry", "ReportError", "Shelf", "points", "read_entries"]
+
+NOT_MEASURED = "not measured"
+UNDEFINED = "undefined"
+"""The metric was measured and has no value, such as AP_L on a test without large objects."""
+
+_KINDS = ("accuracy", "cost", "latency", "training")
+
+
+class ReportError(ValueError):
+    """A page cannot be made of what is there; the message names the file, the entry and the remedy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A Record and where it was found.
+
+    Attributes:
+        record: The Record.
+        path: Its file, as messages name it.
+        place: Its file below the results, as pages name it; the folder is the machine.
+        own: Whether it is a run of the reader's own and none of the project's.
+    """
+
+    record: Record
+    path: Path
+    place: str
+    own: bool = False
+
+    @property
+    def test(self) -> str:
+        """Data set and split, such as `coco val2017`."""
+        dataset = self.record.dataset
+        return "" if dataset is None else f"{dataset.name} {dataset.split}"
+
+    @property
+    def machine(self) -> str:
+        """What pages call the machine: the folder, or the reader's own."""
+        return "own machine" if self.own else self.place.partition("/")[0]
+
+    @property
+    def device(self) -> str:
+        """`cpu` or `cuda`."""
+        return "" if self.record.hardware is None else self.record.hardware.device.partition(":")[0]
+
+    @property
+    def clock(self) -> str:
+        """Machine and device, without saying `cpu` twice."""
+        return self.machine if self.device in self.machine else f"{self.machine}, {self.device}"
+
+    def metric(self, place: str) -> str:
+        """An accuracy such as `fd.FD5` in percent with one decimal."""
+        value = self.fraction(place)
+        return value if isinstance(value, str) else points(value)
+
+    def fraction(self, place: str) -> float | str:
+        """An accuracy as a fraction, or why there is none.
+
+        Raises:
+            ReportError: The entry is no number.
+        """
+        section, _, key = place.partition(".")
+        found = self.record.metrics.get(section, {})
+        if not isinstance(found, dict) or key not in found:
+            return NOT_MEASURED
+        value = found[key]
+        if value is None:
+            return UNDEFINED
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.wrong(f"metrics.{place}", value, "a number or null")
+        return float(value)
+
+    def printed(self) -> dict[str, str]:
+        """Every accuracy as it stands on a page."""
+        sections = ("stats", "fd", "voc")
+        places = [f"{name}.{key}" for name in sections for key in self.record.metrics.get(name) or {}]
+        return {place: self.metric(place) for place in places}
+
+    def count(self, key: str) -> str:
+        """A whole number of a cost Record with its thousands apart; `none` where the detector has no such thing.
+
+        Raises:
+            ReportError: The entry is no whole number.
+        """
+        if key not in self.record.metrics:
+            return NOT_MEASURED
+        value = self.record.metrics[key]
+        if value is None:
+            return "none"
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.wrong(f"metrics.{key}", value, "a whole number or null")
+        return f"{value:,}"
+
+    def millions(self, key: str) -> str:
+        """A whole number of a cost Record in millions with one decimal."""
+        text = self.count(key)
+        return f"{self.record.metrics[key] / 1e6:,.1f}" if text[0].isdigit() else text
+
+    def size(self) -> str:
+        """The network input of a cost Record, `HxW`.
+
+        Raises:
+            ReportError: The entry is no pair.
+        """
+        size: Any = self.record.metrics.get("input")
+        if size is None:
+            return NOT_MEASURED
+        if not isinstance(size, list | tuple) or len(size) != 2:
+            raise self.wrong("metrics.input", size, "[height, width]")
+        return f"{size[0]}x{size[1]}"
+
+    def milliseconds(self, stage: str) -> float | None:
+        """Median of a stage's samples; None where the stage was not timed."""
+        samples = self.record.samples.get(stage)
+        return 1000 * statistics.median(samples) if samples else None
+
+    def wrong(self, entry: str, value: object, wanted: str) -> ReportError:
+        """The error for an entry that is none of what it should be."""
+        return ReportError(f"{self.path}: {entry}: is {value!r}, not {wanted}; delete the file and measure again")
+
+
+class Shelf:
+    """All entries, with the project's before the reader's own, and each question a page asks of them."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self.entries = tuple(sorted(entries, key=lambda entry: (entry.own, entry.place)))
+
+    def of(self, kind: str) -> Iterator[Entry]:
+        """The entries of one kind."""
+        return (entry for entry in self.entries if entry.record.kind == kind)
+
+    @cached_property
+    def accuracies(self) -> tuple[Entry, ...]:
+        """Accuracy Records without repetition.
+
+        The same weights on the same images are one result, whatever the machine; a run of the reader's own counts as
+        another as soon as it differs in print.
+
+        Raises:
+            ReportError: A Record does not say what was tested on.
+        """
+        kept: dict[tuple[object, ...], Entry] = {}
+        for entry in self.of("accuracy"):
+            record = entry.record
+            if record.dataset is None:
+                raise entry.wrong("dataset", None, "the data set that was tested on")
+            precision = None if record.hardware is None else record.hardware.precision
+            key: tuple[object, ...] = (record.detector, record.scale, record.dataset, record.weights, precision)
+            if key in kept and entry.own and entry.printed() != kept[key].printed():
+                key = (*key, "own")
+            kept.setdefault(key, entry)
+        return tuple(kept.values())
+
+    def latencies(self, accuracy: Entry) -> dict[str, Entry]:
+        """Latency Records of the same weights on the same test, by machine and device."""
+        wanted = accuracy.record
+        found: dict[str, Entry] = {}
+        for entry in self.of("latency"):
+            record = entry.record
+            same = (record.detector, record.weights) == (wanted.detector, wanted.weights)
+            if same and record.weights is not None and entry.test == accuracy.test:
+                found.setdefault(entry.clock, entry)
+        return found
+
+    def cost(self, accuracy: Entry) -> Entry | None:
+        """The cost Record of exactly the network that was tested."""
+        wanted = accuracy.record
+        for entry in self.of("cost"):
+            record = entry.record
+            same = (record.detector, record.scale, record.num_classes, record.overrides)
+            if same == (wanted.detector, wanted.scale, wanted.num_classes, wanted.overrides):
+                return entry
+        return None
+
+    def paper_cost(self, detector: str | None, classes: int) -> Entry | None:
+        """The cost Record of a detector at the paper's size, if possible for so many foreground classes."""
+        found = [e for e in self.of("cost") if e.record.detector == detector and e.record.scale == "paper"]
+        return min(found, key=lambda entry: entry.record.num_classes != classes, default=None)
+
+    def about(self, detector: str, key: str) -> str:
+        """What any Record says of a detector itself (`year`, `paper`, `family`); a dash where none does."""
+        for entry in self.entries:
+            if entry.record.detector == detector and (value := entry.record.metrics.get(key)) is not None:
+                return str(value)
+        return "—"
+
+
+def read_entries(committed: Path, own: Iterable[Path] = ()) -> list[Entry]:
+    """Read Records: every folder under `committed` but `local`, and the reader's own folders.
+
+    Files that are named otherwise than a Record (`detections.json`, `metrics.json`) are no Records and are left alone.
+
+    Raises:
+        RecordError: A Record is truncated, or an entry does not fit.
+        ReportError: A folder of the reader's does not exist.
+    """
+    entries = [
+        Entry(Record.read(path), path, path.relative_to(committed).as_posix())
+        for folder in sorted(committed.iterdir())
+        if folder.is_dir() and folder.name != "local"
+        for path in _files(folder)
+    ]
+    for folder in own:
+        if not folder.is_dir():
+            raise ReportError(f"{folder}: is no folder; give one that `python -m benchmarks` wrote Records to")
+        for path in _files(folder):
+            entries.append(Entry(Record.read(path), path, f"own/{path.relative_to(folder).as_posix()}", own=True))
+    return entries
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.json") if path.name.partition(".")[0] in _KINDS)
+
+
+def points(fraction: float) -> str:
+    """A fraction in percent, as the papers print it."""
+    return f"{100 * fraction:.1f}"

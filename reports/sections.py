@@ -1,0 +1,366 @@
+"""What stands on the pages, in order, before it is known whether a page is Markdown or HTML.
+
+Texts and cells are written in a little Markdown (`code`, *emphasis*, **strong**, bare links); `literal` guards what
+comes from files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.results import Hardware
+from reports.plots import Point, scatter
+from reports.records import NOT_MEASURED, Entry, Shelf
+
+__all__ = [
+    "Grid",
+    "Header",
+    "Notes",
+    "Plot",
+    "Section",
+    "checkpoints",
+    "conformity",
+    "costed",
+    "difference",
+    "front",
+    "leaderboards",
+    "literal",
+    "tested_on",
+]
+
+_METRICS = (
+    ("AP", "stats.AP"),
+    ("AP50", "stats.AP50"),
+    ("AP75", "stats.AP75"),
+    ("AP_S", "stats.AP_S"),
+    ("AP_M", "stats.AP_M"),
+    ("AP_L", "stats.AP_L"),
+    ("FD", "fd.FD"),
+    ("VOC07", "voc.mAP07"),
+)
+
+_DATASETS = {
+    "shapes": "drawn images of this project, 160x160, 8 classes; made on the spot, no download",
+    "bccd": "real photographs of blood cells, 3 classes",
+}
+
+
+@dataclass(frozen=True)
+class Header:
+    """Head of a column. `side` is the key of a label in the Grid: `paper` or `here`, or empty for neither."""
+
+    title: str
+    side: str = ""
+    text: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of a page.
+
+    Attributes:
+        headers: One a column.
+        rows: Cells, ready to print.
+        sides: What `paper` and `here` mean in this table.
+        notes: Mark and text of each note under it.
+    """
+
+    headers: tuple[Header, ...]
+    rows: tuple[tuple[str, ...], ...]
+    sides: dict[str, str] = field(default_factory=dict)
+    notes: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of the HTML page; Markdown leaves it out."""
+
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with what stands under it; a string is a paragraph, a tuple of strings a list."""
+
+    title: str
+    anchor: str
+    blocks: tuple[str | tuple[str, ...] | Grid | Plot, ...]
+    level: int = 2
+
+
+class Notes:
+    """Marks `a`, `b`, ... for the notes of one table; equal notes share one."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, str] = {}
+
+    def mark(self, text: str) -> str:
+        """The mark of a note."""
+        if text not in self._marks:
+            number = len(self._marks)
+            self._marks[text] = (chr(ord("a") + number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+        return self._marks[text]
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((mark, text) for text, mark in self._marks.items())
+
+
+def literal(text: str) -> str:
+    """Text that is to be printed as it is."""
+    return re.sub(r"([\\`*<])", r"\\\1", text)
+
+
+def front(shelf: Shelf) -> Section:
+    """How to read the pages."""
+    records = len(shelf.entries)
+    own = sum(entry.own for entry in shelf.entries)
+    paragraphs = [
+        "Every figure here is one of two kinds, and the two never share a column. **Printed** figures are those of a "
+        "paper's table, digit by digit; their columns are headed *paper*. **Measured** figures come from a Record that "
+        "this project's commands wrote; their columns are headed *here*, or stand in a table without any printed "
+        "figure. Under each table a note says which images a figure was measured on, on which machine, and with which "
+        "protocol; the weights are named by the first digits of their sha256. The appendix lists every Record.",
+        "Accuracies are in percent, times in milliseconds for one image from pixels to detections (median, batch 1). "
+        f"*{NOT_MEASURED}* means that no Record fits; *undefined* that a metric has no value on these images. "
+        "Detectors called *small* are the papers' architectures at a size that trains in minutes on two processor "
+        "cores, on small data: they can be compared with each other, never with a printed figure. Each is one training "
+        "run with one seed, so that differences of a point or less mean nothing.",
+    ]
+    if own:
+        paragraphs.append(
+            f"**This page includes {own} Records of the reader's own machine**, marked *own machine*; the other "
+            f"{records - own} are the project's."
+        )
+    return Section("Detectors, measured and compared with their papers", "top", tuple(paragraphs), level=1)
+
+
+def leaderboards(shelf: Shelf) -> list[Section]:
+    """The small detectors, one table a test; `shapes` test always, the others where there are Records."""
+    small = [entry for entry in shelf.accuracies if entry.record.scale == "small"]
+    tests = sorted(
+        {entry.test for entry in small} - {"shapes test"}, key=lambda test: (not test.startswith("bccd"), test)
+    )
+    return [_leaderboard(shelf, test, [e for e in small if e.test == test]) for test in ("shapes test", *tests)]
+
+
+def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
+    title, anchor = f"Small detectors on {test}", f"small-{test.replace(' ', '-')}"
+    if not entries:
+        return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record of a small detector.",))
+    entries = sorted(entries, key=lambda entry: (-_number(entry, "stats.AP"), entry.record.detector, entry.own))
+    times = {entry: shelf.latencies(entry) for entry in entries}
+    machines = sorted({machine for found in times.values() for machine in found}, key=lambda m: ("own" in m, m))
+    notes = Notes()
+    rows = []
+    for entry in entries:
+        cost = shelf.cost(entry)
+        clocks = [times[entry].get(machine) for machine in machines]
+        about = [tested_on(entry), *(timed_on(clock) for clock in clocks if clock), *([costed(cost)] if cost else [])]
+        rows.append(
+            (
+                _name(entry),
+                shelf.about(entry.record.detector, "year"),
+                shelf.about(entry.record.detector, "family"),
+                *(entry.metric(place) for _, place in _METRICS),
+                *(_milliseconds(clock) for clock in clocks),
+                cost.count("parameters") if cost else NOT_MEASURED,
+                cost.millions("macs") if cost else NOT_MEASURED,
+                _weights(entry),
+                " ".join(notes.mark(text) for text in about),
+            )
+        )
+    heads = (
+        Header("detector", text=True),
+        Header("year"),
+        Header("family", text=True),
+        *(Header(name) for name, _ in _METRICS),
+        *(Header(f"ms ({machine})" if machine else "ms") for machine in machines or [""]),
+        Header("parameters"),
+        Header("MACs (M)"),
+        Header("weights", text=True),
+        Header("notes", text=True),
+    )
+    if not machines:
+        rows = [(*row[:-4], NOT_MEASURED, *row[-4:]) for row in rows]
+    intro = [f"`{test}`: {_DATASETS[name]}." for name in [test.partition(" ")[0]] if name in _DATASETS]
+    intro.append(
+        "Sorted by AP. FD is 1 - AP over low overlaps (lower is better), VOC07 the 11-point mean AP at IoU 0.5."
+    )
+    if len({entry.record.dataset.fingerprint for entry in entries if entry.record.dataset}) > 1:
+        intro.append(
+            "**The rows were not all tested on the same images**: compare only those whose first note is the same."
+        )
+    grid = Grid(heads, tuple(rows), notes=tuple(notes))
+    return Section(title, anchor, (" ".join(intro), grid, *_plots(shelf, test, entries, times, machines)))
+
+
+def _plots(
+    shelf: Shelf, test: str, entries: list[Entry], times: dict[Entry, dict[str, Entry]], machines: Sequence[str]
+) -> list[Plot]:
+    plots = []
+    for machine in machines:
+        points = [
+            _point(shelf, entry, float(milliseconds))
+            for entry in entries
+            if (clock := times[entry].get(machine)) and (milliseconds := clock.milliseconds("end_to_end"))
+            if isinstance(entry.fraction("stats.AP"), float)
+        ]
+        if len(points) > 1:
+            title = f"AP against time, small detectors on {test}, {machine}"
+            svg = scatter(
+                points,
+                title=title,
+                x_title="milliseconds an image, end to end (logarithmic)",
+                y_title="AP",
+                log=True,
+                front="no detector is both faster and more accurate",
+            )
+            plots.append(Plot(svg, "Up and to the left is better. No detector beats one on the dashed line at both."))
+    if test == "shapes test":
+        dated = [
+            _point(shelf, entry, float(year))
+            for entry in entries
+            if (year := shelf.about(entry.record.detector, "year")).isdigit()
+            if isinstance(entry.fraction("stats.AP"), float)
+        ]
+        if len({point.x for point in dated}) > 1:
+            title = f"AP by year of the paper, small detectors on {test}"
+            svg = scatter(dated, title=title, x_title="year of first publication", y_title="AP")
+            plots.append(
+                Plot(
+                    svg,
+                    "All trained here on the same images; where a paper's backbone can be changed, with the same small one.",
+                )
+            )
+    return plots
+
+
+def _point(shelf: Shelf, entry: Entry, x: float) -> Point:
+    family = shelf.about(entry.record.detector, "family")
+    return Point(entry.record.detector, x, 100 * _number(entry, "stats.AP"), family, hollow=entry.own)
+
+
+def checkpoints(shelf: Shelf, printed: dict[str, list[tuple[str, str, str, float]]]) -> Section:
+    """Checkpoints of other than the small size, on real images, beside what is printed of them.
+
+    Args:
+        shelf: All Records.
+        printed: By detector: name of a metric, its place in the JSON of `score`, what was tested on, the figure.
+    """
+    title, anchor = "Checkpoints of full size on real images", "checkpoints"
+    entries = [entry for entry in shelf.accuracies if entry.record.scale != "small"]
+    if not entries:
+        return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record.",))
+    notes = Notes()
+    rows = []
+    sentences = []
+    for entry in sorted(entries, key=lambda entry: (entry.test, entry.record.detector, entry.own)):
+        dataset = entry.record.dataset
+        assert dataset is not None
+        figures = printed.get(entry.record.detector, [])
+        marks = [notes.mark(tested_on(entry)), *([notes.mark(literal(entry.record.note))] if entry.record.note else [])]
+        rows.append(
+            (
+                _name(entry),
+                entry.test,
+                f"{dataset.images:,}",
+                *(entry.metric(place) for _, place in _METRICS),
+                "; ".join(f"{name} {figure:.1f} on {where}" for name, _, where, figure in figures) or "none",
+                _weights(entry),
+                " ".join(marks),
+            )
+        )
+        sentences += [_beside(entry, *figure) for figure in figures]
+    heads = (
+        Header("detector", text=True),
+        Header("test", "here", text=True),
+        Header("images", "here"),
+        *(Header(name, "here") for name, _ in _METRICS),
+        Header("published", "paper", text=True),
+        Header("weights", text=True),
+        Header("notes", text=True),
+    )
+    sides = {"here": "measured here", "paper": "printed"}
+    grid = Grid(heads, tuple(rows), sides, tuple(notes))
+    intro = "Networks of the papers' size with weights as their authors published them, run by this project's code."
+    return Section(title, anchor, (intro, grid, *([tuple(sentences)] if sentences else [])))
+
+
+def _beside(entry: Entry, name: str, place: str, where: str, figure: float) -> str:
+    dataset = entry.record.dataset
+    assert dataset is not None
+    here = f"{name} {entry.metric(place)} here on {entry.test} ({dataset.images:,} images)"
+    text = f"`{entry.record.detector}`: {here}, {figure:.1f} printed for {where}"
+    if isinstance(value := entry.fraction(place), float):
+        text += f": {difference(round(100 * value, 1) - figure)}"
+    return (
+        f"{text}. The images differ, so this shows that the weights are read and run rightly, and reproduces nothing."
+    )
+
+
+def difference(by: float) -> str:
+    """A difference of percentages in words, to one decimal."""
+    rounded = round(by, 1)
+    if rounded == 0:
+        return "the same"
+    return f"{abs(rounded):.1f} points {'higher' if rounded > 0 else 'lower'}"
+
+
+def tested_on(entry: Entry) -> str:
+    """The note of an accuracy."""
+    dataset = entry.record.dataset
+    assert dataset is not None
+    images = f"{dataset.images:,} images with {dataset.objects:,} objects, fingerprint {dataset.fingerprint[:8]}"
+    return f"accuracy on {entry.test} ({images}), run on {_machine(entry)}"
+
+
+def timed_on(entry: Entry) -> str:
+    """The note of a time."""
+    hardware = entry.record.hardware
+    if hardware is None:
+        raise entry.wrong("hardware", None, "the machine that was timed")
+    count = len(entry.record.samples.get("end_to_end", ()))
+    return f"time on {_machine(entry)}, {count:,} samples, images of {entry.test}; {conformity(hardware)}"
+
+
+def conformity(hardware: Hardware) -> str:
+    """Which profile a machine conforms to, or why none."""
+    if hardware.profile is not None:
+        return f"conforms to the profile {hardware.profile}"
+    return f"conforms to no profile ({'; '.join(map(literal, hardware.deviations)) or 'no reason recorded'})"
+
+
+def costed(entry: Entry) -> str:
+    """The note of a cost."""
+    size = entry.size()
+    place = "" if size == NOT_MEASURED else f" at {size}"
+    return f"parameters and multiply-accumulates counted for {entry.record.num_classes} classes{place}"
+
+
+def _machine(entry: Entry) -> str:
+    hardware = entry.record.hardware
+    if hardware is None:
+        return entry.machine
+    threads = f"{hardware.threads} thread{'s' if hardware.threads != 1 else ''}"
+    return f"{entry.machine} ({entry.device}, {threads}, {hardware.precision})"
+
+
+def _milliseconds(clock: Entry | None) -> str:
+    value = None if clock is None else clock.milliseconds("end_to_end")
+    return NOT_MEASURED if value is None else f"{value:.1f}"
+
+
+def _name(entry: Entry) -> str:
+    return f"{entry.record.detector} (own machine)" if entry.own else entry.record.detector
+
+
+def _weights(entry: Entry) -> str:
+    return "none" if entry.record.weights is None else f"`{entry.record.weights.sha256[:8]}`"
+
+
+def _number(entry: Entry, place: str) -> float:
+    value = entry.fraction(place)
+    return value if isinstance(value, float) else -1.0
