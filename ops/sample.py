@@ -19,7 +19,7 @@ def hardest(losses: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
     Returns:
         bool `[B, N]`; of equal losses the earlier is taken.
     """
-    ranked = losses.detach().masked_fill(~candidates, -torch.inf).argsort(1, descending=True, stable=True)
+    ranked = losses.detach().masked_fill(~candidates, -torch.inf).argsort(dim=1, descending=True, stable=True)
     ranks = torch.empty_like(ranked)
     ranks.scatter_(1, ranked, torch.arange(losses.shape[1], device=losses.device).expand_as(ranked))
     return candidates & (ranks < counts[:, None])
