@@ -13,9 +13,7 @@ DATASETS = {"shapes": "test", "bccd": "test", "voc": "2007_test", "coco": "val20
 """Known names, and the split that is meant where none is named."""
 
 
-def open_dataset(
-    name: str, split: str | None = None, data_root: Path | None = None, *, masks: bool = False
-) -> Dataset:
+def open_dataset(name: str, split: str | None = None, data_root: Path | None = None, *, masks: bool = False) -> Dataset:
     """Open a split.
 
     Args:

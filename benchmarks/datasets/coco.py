@@ -61,8 +61,8 @@ def _read(file: Path, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     images = _by_id(file, "images", truth["images"], ("id", "file_name", "width", "height"))
     categories = _by_id(file, "categories", truth["categories"], ("id", "name"))
     annotations = _by_id(file, "annotations", truth["annotations"], ("id", "image_id", "category_id", "bbox", "area"))
-    for key, annotation in annotations.items():
-        where = f"{file}: annotation {key}"
+    for number, annotation in annotations.items():
+        where = f"{file}: annotation {number}"
         if annotation["image_id"] not in images:
             raise DatasetError(f"{where}: image {annotation['image_id']} is not in the file; remove the annotation")
         if annotation["category_id"] not in categories:
