@@ -1,6 +1,11 @@
-"""Suppress duplicate detections. The hard kind is torchvision's; a box at exactly the threshold stays."""
+"""Suppress duplicate detections. The hard kind is torchvision's; a box at exactly the threshold stays.
+
+Soft-NMS lowers the scores of overlapping boxes instead (Bodla et al. 2017, https://arxiv.org/abs/1704.04503).
+"""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -8,7 +13,7 @@ from torchvision.ops import batched_nms
 
 from ops.structures import Detections
 
-__all__ = ["classwise_nms"]
+__all__ = ["classwise_nms", "classwise_soft_nms", "soft_nms"]
 
 
 def classwise_nms(
@@ -17,7 +22,7 @@ def classwise_nms(
     *,
     score_floor: float,
     iou: float,
-    limit: int,
+    limit: int | None,
     before: int | None = None,
     before_per_class: int | None = None,
 ) -> Detections:
@@ -28,14 +33,15 @@ def classwise_nms(
         scores: `[N, C]`, without background.
         score_floor: A detection must score more than this.
         iou: Of two boxes of one class that overlap by more, the lower-scoring goes.
-        limit: Most detections that are kept, over all classes.
+        limit: Most detections that are kept, over all classes; None keeps all.
         before: Most candidates over all classes that enter suppression.
         before_per_class: Most candidates a class that enter suppression (SSD: 400).
     """
     num_classes = scores.shape[1]
     if before_per_class is not None and before_per_class < scores.shape[0]:
-        kth = scores.topk(before_per_class, dim=0).values[-1]
-        scores = torch.where(scores >= kth, scores, scores.new_tensor(-torch.inf))
+        strongest = scores.topk(before_per_class, dim=0).indices
+        enters = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, strongest, True)
+        scores = scores.masked_fill(~enters, -torch.inf)
     rows, labels = torch.nonzero(scores > score_floor, as_tuple=True)
     picked = scores[rows, labels]
     if before is not None and before < len(picked):
@@ -44,3 +50,112 @@ def classwise_nms(
     candidates = boxes[rows] if boxes.ndim == 2 else boxes.reshape(-1, num_classes, 4)[rows, labels]
     kept = batched_nms(candidates.float(), picked.float(), labels, iou)[:limit]
     return Detections.ranked(candidates[kept], picked[kept], labels[kept])
+
+
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    labels: Tensor | None = None,
+    method: Literal["linear", "gaussian", "hard"] = "gaussian",
+    sigma: float = 0.5,
+    iou: float = 0.3,
+    floor: float = 0.001,
+    extent: float = 0.0,
+    limit: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Take the highest-scoring box, lower the scores of those that overlap it, and again with the scores as they are.
+
+    Args:
+        boxes: `[N, 4]`.
+        scores: `[N]`, 0 or more.
+        labels: `[N]`; a box only lowers boxes of its own class. Left out, all are of one class.
+        method: `linear` multiplies by `1 - IoU` where that is over `iou`, `gaussian` by `exp(-IoU^2 / sigma)`
+            everywhere, `hard` by 0 where the IoU is over `iou`.
+        sigma: Of `gaussian`.
+        iou: Of `linear` and `hard`.
+        floor: A box whose score falls below this is dropped.
+        extent: Added to widths and heights; 1 where boxes are inclusive pixels, as in the authors' code.
+        limit: Most boxes over all classes. Scores only fall, so stopping early changes none of those taken.
+
+    Returns:
+        Indices `[K]` of the boxes that stay and their new scores `[K]`, descending.
+    """
+    if method not in ("linear", "gaussian", "hard"):
+        raise ValueError(f"method must be 'linear', 'gaussian' or 'hard', got {method!r}")
+    device, dtype = scores.device, scores.dtype
+    # One box after the other: on a GPU the waits would cost more than the sums.
+    left, top, right, bottom = boxes.detach().cpu().double().unbind(-1)
+    right, bottom = right + extent, bottom + extent
+    area = (right - left) * (bottom - top)
+    alive = scores.detach().cpu().double()
+    alive = torch.where(alive >= floor, alive, alive.new_tensor(-1.0))
+    groups = torch.zeros(len(alive), dtype=torch.int64) if labels is None else labels.cpu()
+    kept: list[int] = []
+    values: list[float] = []
+    while len(kept) < len(alive) and (limit is None or len(kept) < limit):
+        best = int(alive.argmax())
+        score = float(alive[best])
+        if score < 0:
+            break
+        kept.append(best)
+        values.append(score)
+        across = (torch.minimum(right, right[best]) - torch.maximum(left, left[best])).clamp(min=0)
+        down = (torch.minimum(bottom, bottom[best]) - torch.maximum(top, top[best])).clamp(min=0)
+        shared = across * down * (groups == groups[best])
+        overlap = shared / (area + area[best] - shared).clamp(min=1e-12)
+        if method == "gaussian":
+            weight = torch.exp(-(overlap**2) / sigma)
+        else:
+            weight = torch.where(overlap > iou, 1 - overlap if method == "linear" else torch.zeros_like(overlap), 1.0)
+        alive[best] = -1.0
+        lowered = alive * weight
+        alive = torch.where((alive >= 0) & (lowered >= floor), lowered, alive.new_tensor(-1.0))
+    return torch.tensor(kept, dtype=torch.int64, device=device), torch.tensor(values, dtype=dtype, device=device)
+
+
+def classwise_soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    *,
+    score_floor: float,
+    limit: int | None,
+    before: int | None = None,
+    method: Literal["linear", "gaussian", "hard"] = "gaussian",
+    sigma: float = 0.5,
+    iou: float = 0.3,
+    floor: float = 0.001,
+    extent: float = 0.0,
+) -> Detections:
+    """`classwise_nms` with scores lowered instead of boxes removed; boxes and scores as there.
+
+    Args:
+        boxes: `[N, 4]`, or `[N, C, 4]` where each class has a box of its own.
+        scores: `[N, C]`, without background.
+        score_floor: A box must score more than this to enter.
+        limit: Most detections that are kept, over all classes; None keeps all.
+        before: Most candidates over all classes that enter.
+        method: As `soft_nms`; so are the arguments after it.
+        sigma: See `soft_nms`.
+        iou: See `soft_nms`.
+        floor: See `soft_nms`.
+        extent: See `soft_nms`.
+    """
+    rows, labels = torch.nonzero(scores > score_floor, as_tuple=True)
+    picked = scores[rows, labels]
+    if before is not None and before < len(picked):
+        picked, order = picked.topk(before)
+        rows, labels = rows[order], labels[order]
+    candidates = boxes[rows] if boxes.ndim == 2 else boxes.reshape(-1, scores.shape[1], 4)[rows, labels]
+    kept, rescored = soft_nms(
+        candidates,
+        picked,
+        labels=labels,
+        method=method,
+        sigma=sigma,
+        iou=iou,
+        floor=floor,
+        extent=extent,
+        limit=limit,
+    )
+    return Detections(candidates[kept].float(), rescored.float(), labels[kept])
