@@ -229,12 +229,8 @@ def _plots(
         if len({point.x for point in dated}) > 1:
             title = f"AP by year of the paper, small detectors on {test}"
             svg = scatter(dated, title=title, x_title="year of first publication", y_title="AP")
-            plots.append(
-                Plot(
-                    svg,
-                    "All trained here on the same images; where a paper's backbone can be changed, with the same small one.",
-                )
-            )
+            caption = "All trained here on the same images; backbones that can be changed are the same small one."
+            plots.append(Plot(svg, caption))
     return plots
 
 

@@ -94,12 +94,8 @@ def collection() -> list[Record]:
         about = {"year": year, "family": family, "paper": f"the paper of {detector}"}
         found.append(record("accuracy", detector, metrics=metrics(ap) | about))
         found.append(record("latency", detector, samples=samples(seconds)))
-        cost = {
-            "parameters": 300000 + year,
-            "macs": int(seconds * 1e10),
-            "boxes": None if family == "keypoint" else 2100,
-        }
-        found.append(record("cost", detector, metrics=cost | about))
+        boxes = None if family == "keypoint" else 2100
+        found.append(record("cost", detector, metrics=cost(boxes, macs=int(seconds * 1e10)) | about))
         found.append(record("training", detector))
     for detector, ap in (("ssd300_vgg16", 0.50), ("cornernet511_hg52", 0.47), ("centernet511_hg52", 0.46)):
         there = {"dataset": BCCD, "num_classes": 3, "weights": weights(detector, "bccd")}
