@@ -37,7 +37,7 @@ class _RunningMax(torch.autograd.Function):
         return best
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (best,) = ctx.saved_tensors
         dim, backwards, length = ctx.dim, ctx.backwards, best.shape[ctx.dim]
         # Each element's source is the last place where the maximum grew: a running maximum again, over scan steps.
@@ -55,7 +55,7 @@ class _RunningMax(torch.autograd.Function):
 
 
 def _running_max(x: Tensor, dim: int, backwards: bool) -> Tensor:
-    return _RunningMax.apply(x, dim % x.ndim, backwards)  # type: ignore[no-any-return, no-untyped-call]
+    return _RunningMax.apply(x, dim % x.ndim, backwards)
 
 
 def top_pool(x: Tensor) -> Tensor:
