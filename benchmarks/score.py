@@ -1,0 +1,74 @@
+"""Score a file of results for people who have nothing but that: `python -m benchmarks score`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from tabulate import tabulate
+
+from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, score
+
+__all__ = ["print_scores", "run_score"]
+
+
+def run_score(gt: Path, detections: Path, protocol: str = "all", out: Path | None = None) -> dict[str, Any]:
+    """Read both files, print the scores as tables and return them.
+
+    Args:
+        gt: COCO's instances JSON.
+        detections: COCO's results JSON, or VOC's comp3/comp4 text files (a folder, a file, a pattern).
+        protocol: coco, fd, voc07, voc10 or all.
+        out: Where to write the scores as JSON besides; `-` writes them to the standard output, and the tables to the
+            standard error.
+
+    Raises:
+        ScoreError: Input that cannot be scored, or output that cannot be written.
+    """
+    truth = load_ground_truth(gt)
+    scores = score(truth, load_detections(detections, truth), protocol)
+    to_screen = out is not None and str(out) == "-"
+    print_scores(scores, sys.stderr if to_screen else sys.stdout)
+    if out is not None:
+        text = json.dumps(scores, indent=2, allow_nan=False) + "\n"
+        if to_screen:
+            sys.stdout.write(text)
+        else:
+            from benchmarks.results import write_atomically
+
+            try:
+                write_atomically(out, text)
+            except OSError as error:
+                raise ScoreError(f"{out}: cannot be written ({error.strerror}); choose another place") from error
+    return scores
+
+
+def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
+    """Print what `score` returned: totals, classes and notes, in percent as papers print them."""
+    blocks = [
+        tabulate([_percent(part.values())], headers=list(part), disable_numparse=True, stralign="right")
+        for part in (scores["stats"], scores["fd"], scores["voc"])
+        if any(value is not None for value in part.values())
+    ]
+    classes = scores["per_class"]
+    columns = [key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())]
+    rows = [[name, row["objects"], *_percent(row[key] for key in columns)] for name, row in classes.items()]
+    blocks.append(
+        tabulate(
+            rows,
+            headers=["class", "objects", *columns],
+            disable_numparse=True,
+            colalign=("left", *["right"] * (1 + len(columns))) if rows else None,
+        )
+    )
+    if not any(row["objects"] for row in classes.values()):
+        blocks.append("The ground truth holds no object, so no score is defined.")
+    blocks += [f"note: {note['message']}" for note in scores.get("notes", ())]
+    print("\n\n".join(blocks), "", "In percent; - is undefined.", sep="\n", file=file)
+
+
+def _percent(values: Any) -> list[str]:
+    return ["-" if value is None else f"{100 * value:.1f}" for value in values]
