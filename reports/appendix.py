@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from reports.records import NOT_MEASURED, Entry, Shelf
-from reports.sections import Grid, Header, Section, conformity
+from reports.sections import Grid, Header, Section, conformity, literal
 
 __all__ = ["appendix"]
 
@@ -29,7 +29,8 @@ class _Lists:
             return "none"
         name = hardware.machine if not entry.own else "own machine"
         threads = str(hardware.threads)
-        return _number(self.machines, (name, hardware.device, threads, hardware.precision, conformity(hardware)), "H")
+        facts = (literal(name), literal(hardware.device), threads, hardware.precision, conformity(hardware))
+        return _number(self.machines, facts, "H")
 
     def version(self, entry: Entry) -> str:
         text = ", ".join(f"{name} {version}" for name, version in sorted(entry.record.versions.items()))
@@ -55,7 +56,7 @@ def appendix(shelf: Shelf) -> list[Section]:
     sections += _part("Time by stage", "stages", _times(shelf))
     sections += _part("Trainings", "trainings", _trainings(shelf))
     sections += _part("Machines", "machines", _machines(lists))
-    sections += _part("Versions", "versions", _pairs("versions", lists.versions.items()))
+    sections += _part("Versions", "versions", _pairs("versions", lists.versions.items(), literal))
     sections += _part("Protocols", "protocols", _pairs("protocol", lists.protocols.items(), lambda text: f"`{text}`"))
     heads = ("Record", "detector", "size", "test", "fingerprint", "weights", "seed", "commit")
     grid = Grid(_heads(*heads, "machine", "versions", "protocol", "note"), tuple(rows))
@@ -69,7 +70,7 @@ def _part(title: str, anchor: str, grid: Grid) -> list[Section]:
 
 def _row(entry: Entry, lists: _Lists) -> tuple[str, ...]:
     record = entry.record
-    weights = "none" if record.weights is None else f"{record.weights.file} `{record.weights.sha256[:12]}`"
+    weights = "none" if record.weights is None else f"{literal(record.weights.file)} `{record.weights.sha256[:12]}`"
     return (
         f"`{entry.place}`",
         record.detector,
@@ -82,7 +83,7 @@ def _row(entry: Entry, lists: _Lists) -> tuple[str, ...]:
         lists.machine(entry),
         lists.version(entry),
         lists.protocol(entry),
-        record.note or "none",
+        literal(record.note) or "none",
     )
 
 
@@ -126,7 +127,7 @@ def _machines(lists: _Lists) -> Grid:
     return Grid(_heads("", "machine", "device", "threads", "precision", "profile"), tuple(rows))
 
 
-def _pairs(name: str, items: Iterable[tuple[str, str]], write: Callable[[str], str] = str) -> Grid:
+def _pairs(name: str, items: Iterable[tuple[str, str]], write: Callable[[str], str]) -> Grid:
     return Grid(_heads("", name), tuple((number, write(text)) for text, number in items))
 
 

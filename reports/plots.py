@@ -171,7 +171,9 @@ def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> l
     """Where each label goes, so that none touches another or a mark; None where there is no room."""
     taken: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
     found: list[_Place | None] = [None] * len(points)
-    for index in sorted(range(len(points)), key=lambda index: (-points[index].y, points[index].x)):
+    best = {id(point) for point in _front(points)}
+    order = sorted(range(len(points)), key=lambda i: (id(points[i]) not in best, -points[i].y, points[i].x))
+    for index in order:
         x, y = places[index]
         width = _LETTER * len(points[index].label)
         for place in _candidates(x, y):
@@ -186,7 +188,7 @@ def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> l
 
 def _candidates(x: float, y: float) -> Iterator[_Place]:
     """Places around a mark, the near ones first."""
-    for far in (10, 18, 28, 40, 54, 70, 88, 108):
+    for far in (10, 18, 28, 40, 52):
         aside = far * 0.7
         yield from (
             (x + far, y + 4, "start"),
@@ -296,7 +298,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _year_ticks(low: float, high: float) -> list[float]:
     step = max(1, math.ceil((high - low + 2) / 10))
     first = math.floor(low) - 1
-    return [float(first + step * index) for index in range(math.ceil((high + 1 - first) / step) + 1)]
+    return [float(first + step * index) for index in range(math.ceil((high + 2 - first) / step) + 1)]
 
 
 def _text(x: float, y: float, text: str, anchor: str, style: str) -> str:
