@@ -25,6 +25,9 @@ _LETTER = 7.4
 """Pixels a letter of a 12 px label may take: as wide as the widest common font draws it, so that no label can touch
 another."""
 
+_NEAR = 14
+"""Pixels between mark and label up to which no leader is needed."""
+
 _Box = tuple[float, float, float, float]
 _Place = tuple[float, float, str]
 
@@ -168,8 +171,9 @@ def _front(points: Iterable[Point]) -> list[Point]:
 
 
 def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> list[_Place | None]:
-    """Where each label goes, so that none touches another or a mark; None where there is no room."""
-    taken: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    """Where each label goes, so that none touches another, a mark or a leader; None where there is no room."""
+    marks: list[_Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    taken: list[_Box] = []
     found: list[_Place | None] = [None] * len(points)
     best = {id(point) for point in _front(points)}
     order = sorted(range(len(points)), key=lambda i: (id(points[i]) not in best, -points[i].y, points[i].x))
@@ -179,11 +183,27 @@ def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> l
         for place in _candidates(x, y):
             left = place[0] - {"start": 0.0, "middle": width / 2, "end": width}[place[2]]
             box = (left - 2, place[1] - 11, left + width + 2, place[1] + 4)
-            if _is_free(box, taken):
-                taken.append(box)
+            leader = _along(x, y, place)
+            if _is_free(box, [*marks, *taken]) and all(_is_free(step, taken) for step in leader):
+                taken += [box, *leader]
                 found[index] = place
                 break
     return found
+
+
+def _along(x: float, y: float, place: _Place) -> list[_Box]:
+    """Small boxes along the leader from a mark to its label; none where the label stands at the mark."""
+    end = _leader_end(y, place)
+    length = math.dist(end, (x, y))
+    if length <= _NEAR:
+        return []
+    shares = [step / length for step in range(0, int(length), 3)]
+    at = [(x + share * (end[0] - x), y + share * (end[1] - y)) for share in shares]
+    return [(across - 1, up - 1, across + 1, up + 1) for across, up in at]
+
+
+def _leader_end(y: float, place: _Place) -> tuple[float, float]:
+    return place[0], min(max(y, place[1] - 10), place[1] + 3)
 
 
 def _candidates(x: float, y: float) -> Iterator[_Place]:
@@ -203,7 +223,7 @@ def _candidates(x: float, y: float) -> Iterator[_Place]:
 
 
 def _is_free(box: _Box, taken: Iterable[_Box]) -> bool:
-    inside = box[0] >= _LEFT and box[2] <= _WIDTH - _RIGHT and box[1] >= _TOP and box[3] <= _HEIGHT - _BOTTOM
+    inside = box[0] >= _LEFT and box[2] <= _WIDTH and box[1] >= _TOP and box[3] <= _HEIGHT - _BOTTOM
     return inside and not any(
         box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
     )
@@ -213,8 +233,8 @@ def _label(text: str, x: float, y: float, place: _Place) -> list[str]:
     """A label, with a line to its mark where it stands apart."""
     at, baseline, anchor = place
     parts = []
-    end = (at, min(max(y, baseline - 10), baseline + 3))
-    if math.dist(end, (x, y)) > 14:
+    end = _leader_end(y, place)
+    if math.dist(end, (x, y)) > _NEAR:
         parts.append(f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" class="leader"/>')
     return [*parts, _text(at, baseline, text, anchor, "label")]
 
