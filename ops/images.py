@@ -69,15 +69,20 @@ def warp(image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Frame]:
     return _resize(image, size), Frame((height, width), size, (size[1] / width, size[0] / height))
 
 
-def resize_short_side(image: Tensor, short: int, longest: int) -> tuple[Tensor, Frame]:
+def resize_short_side(image: Tensor, short: int, longest: int, *, nearest: bool = False) -> tuple[Tensor, Frame]:
     """Resize so that the short side is `short`, or less where the long one would pass `longest` (Fast R-CNN, 3.4).
 
-    Both sides are rounded down, as torchvision rounds them.
+    Args:
+        image: `[3, H, W]`.
+        short: Shorter side.
+        longest: Longest side.
+        nearest: Round both sides to the nearest pixel, as OpenCV does, instead of down. Rounding down is torchvision's
+            to the bit: where binary fractions fall short, so does it (220 to 224 gives 223).
     """
     height, width = int(image.shape[-2]), int(image.shape[-1])
     scale = min(short / min(height, width), longest / max(height, width))
-    # The small term keeps 375 * 1.6 at 600 when binary fractions would give 599.99.
-    inner = (max(1, int(height * scale + 1e-6)), max(1, int(width * scale + 1e-6)))
+    whole = round if nearest else int
+    inner = (max(1, whole(height * scale)), max(1, whole(width * scale)))
     return _resize(image, inner), Frame((height, width), inner, (inner[1] / width, inner[0] / height))
 
 

@@ -1,0 +1,236 @@
+"""The second stage, from Girshick, "Fast R-CNN" (ICCV 2015, https://arxiv.org/abs/1504.08083): features of each region
+are pooled to one size, and a small network says what the region holds and where exactly.
+
+Pooling is a callable of `(maps, boxes of each image)`, `BoxHead` and `BoxPredictor` are the network, and `RoIHead`
+joins them with sampling, losses and suppression. Names in the state dict are torchvision's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou, roi_align, roi_pool
+
+from ops.coders import CenterSizeCoder
+from ops.match import threshold_match
+from ops.nms import classwise_nms
+from ops.sample import balanced_sample
+from ops.structures import Detections, Target
+
+__all__ = ["BoxHead", "BoxPredictor", "Pool", "PyramidAlign", "RegionPool", "RoIHead", "Samples"]
+
+
+class Pool(Protocol):
+    """Features of regions: `[sum R_i, C, size, size]` from maps and the boxes `[R_i, 4]` of each image."""
+
+    @property
+    def size(self) -> int:
+        """Cells along each side of a region."""
+
+    def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Pool; boxes are in network pixels."""
+
+
+@dataclass(frozen=True)
+class RegionPool:
+    """The largest value of each cell, over whole pixels of the one map (Fast R-CNN, section 2.1).
+
+    Attributes:
+        stride: Of the map.
+        size: Cells along each side.
+    """
+
+    stride: int
+    size: int = 7
+
+    def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Pool from the last of `maps`."""
+        return roi_pool(maps[-1], boxes, self.size, 1 / self.stride)
+
+
+@dataclass(frozen=True)
+class PyramidAlign:
+    """Bilinear samples (Mask R-CNN, section 3), each region from the level that suits its size (FPN, section 4.2).
+
+    Attributes:
+        strides: Of the levels that regions are pooled from; further ones are not looked at.
+        size: Cells along each side.
+        sampling: Samples a cell along each side.
+        canonical: A region of this side belongs to the level of `canonical_stride` (224, stride 16).
+        canonical_stride: See there.
+    """
+
+    strides: Sequence[int]
+    size: int = 7
+    sampling: int = 2
+    canonical: float = 224.0
+    canonical_stride: int = 16
+
+    def levels(self, boxes: Tensor) -> Tensor:
+        """Index into `strides` of each of the boxes `[N, 4]`."""
+        side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
+        level = torch.floor(math.log2(self.canonical_stride) + torch.log2(side / self.canonical) + 1e-6)
+        finest, coarsest = math.log2(self.strides[0]), math.log2(self.strides[-1])
+        return (level.clamp(finest, coarsest) - finest).long()
+
+    def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Pool from the first `len(strides)` of `maps`."""
+        images = [torch.full_like(rows[:, :1], index) for index, rows in enumerate(boxes)]
+        regions = torch.cat([torch.cat(images), torch.cat(boxes)], 1)
+        if len(self.strides) == 1:
+            return roi_align(maps[0], regions, self.size, 1 / self.strides[0], self.sampling)
+        levels = self.levels(regions[:, 1:])
+        pooled = maps[0].new_zeros((len(regions), maps[0].shape[1], self.size, self.size))
+        for level, stride in enumerate(self.strides):
+            rows = (levels == level).nonzero()[:, 0]
+            part = roi_align(maps[level], regions[rows], self.size, 1 / stride, self.sampling)
+            pooled[rows] = part.to(pooled.dtype)
+        return pooled
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers; the features of a region are read channel by channel, row by row."""
+
+    def __init__(self, inputs: int, width: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc6 = nn.Linear(inputs, width)
+        self.fc7 = nn.Linear(width, width)
+        self.dropout = dropout
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Regions `[R, C, h, w]` to `[R, width]`."""
+        x = F.dropout(self.fc6(pooled.flatten(1)).relu(), self.dropout, self.training)
+        return F.dropout(self.fc7(x).relu(), self.dropout, self.training)
+
+
+class BoxPredictor(nn.Module):
+    """Scores of the background and the classes, and a box for each of them (that of the background is never read)."""
+
+    def __init__(self, inputs: int, num_classes: int) -> None:
+        super().__init__()
+        self.cls_score = nn.Linear(inputs, num_classes + 1)
+        self.bbox_pred = nn.Linear(inputs, 4 * (num_classes + 1))
+        # Fast R-CNN, section 2.3.
+        nn.init.normal_(self.cls_score.weight, std=0.01)
+        nn.init.normal_(self.bbox_pred.weight, std=0.001)
+        nn.init.zeros_(self.cls_score.bias)
+        nn.init.zeros_(self.bbox_pred.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`[R, inputs]` to logits `[R, C + 1]` and offsets `[R, C + 1, 4]`."""
+        return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Regions of one image that the losses look at.
+
+    Attributes:
+        boxes: `[R, 4]` in network pixels.
+        labels: int64 `[R]`, 0 for background, 1 to C.
+        objects: int64 `[R]`, the object of each region, -1 for background.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    objects: Tensor
+
+
+class RoIHead(nn.Module):
+    """Classes and boxes of regions. Section numbers are those of Fast R-CNN."""
+
+    def __init__(
+        self,
+        box_pool: Pool,
+        box_head: nn.Module,
+        box_predictor: nn.Module,
+        *,
+        overlap: float = 0.5,
+        samples: int = 128,
+        positive_share: float = 0.25,
+        beta: float = 1.0,
+        weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
+        score_floor: float = 0.05,
+        nms: float = 0.5,
+        limit: int = 100,
+    ) -> None:
+        """Build from the parts.
+
+        Args:
+            box_pool: Features of regions.
+            box_head: `[R, C, size, size]` to what the predictor reads.
+            box_predictor: To logits `[R, C + 1]` and offsets `[R, C + 1, 4]`.
+            overlap: A region that overlaps an object by at least this is a positive, any other a negative (2.3).
+            samples: Regions an image that the losses look at (2.3).
+            positive_share: Most of them that are positives.
+            beta: Where the smooth L1 loss turns from square to straight (2.3).
+            weights: Of the box offsets.
+            score_floor: A detection must score more than this.
+            nms: Of two detections of one class that overlap by more, the lower-scoring goes.
+            limit: Most detections an image.
+        """
+        super().__init__()
+        self.box_pool = box_pool
+        self.box_head = box_head
+        self.box_predictor = box_predictor
+        self.overlap, self.samples, self.positive_share, self.beta = overlap, samples, positive_share, beta
+        self.coder = CenterSizeCoder(weights)
+        self.score_floor, self.nms, self.limit = score_floor, nms, limit
+
+    def sample(self, proposals: list[Tensor], targets: list[Target]) -> list[Samples]:
+        """Choose regions to learn from among the proposals and the objects themselves."""
+        samples = []
+        for proposed, target in zip(proposals, targets, strict=True):
+            boxes = torch.cat([proposed, target.boxes])
+            objects = threshold_match(box_iou(target.boxes, boxes), self.overlap, self.overlap)
+            rows = torch.cat(balanced_sample(objects >= 0, objects < 0, self.samples, self.positive_share))
+            objects = objects[rows]
+            labels = torch.zeros_like(objects)
+            labels[objects >= 0] = target.labels[objects[objects >= 0]] + 1
+            samples.append(Samples(boxes[rows], labels, objects))
+        return samples
+
+    def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits `[R, C + 1]` and offsets `[R, C + 1, 4]` of the regions of all images, image by image."""
+        return self.predict(self.box_pool(maps, boxes))
+
+    def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from features `[R, channels, size, size]`."""
+        logits, offsets = self.box_predictor(self.box_head(pooled))
+        return logits, offsets
+
+    def losses(
+        self, logits: Tensor, offsets: Tensor, samples: list[Samples], targets: list[Target]
+    ) -> dict[str, Tensor]:
+        """Cross entropy, and smooth L1 of the true class's box, both divided by the number of regions (2.3)."""
+        labels = torch.cat([sample.labels for sample in samples])
+        boxes = torch.cat([sample.boxes for sample in samples])
+        rows = (labels > 0).nonzero()[:, 0]
+        found = [
+            target.boxes[sample.objects[sample.labels > 0]] for sample, target in zip(samples, targets, strict=True)
+        ]
+        wanted = self.coder.encode(torch.cat(found), boxes[rows])
+        share = 1 / max(1, len(labels))
+        return {
+            "class": share * F.cross_entropy(logits.float(), labels, reduction="sum"),
+            "boxes": share
+            * F.smooth_l1_loss(offsets.float()[rows, labels[rows]], wanted, beta=self.beta, reduction="sum"),
+        }
+
+    def detect(self, logits: Tensor, offsets: Tensor, boxes: Tensor, inner: tuple[int, int]) -> Detections:
+        """Detections of one image in network pixels, clipped to its `inner = (H, W)`."""
+        decoded = self.coder.decode(offsets[:, 1:].float(), boxes[:, None])
+        border = boxes.new_tensor(inner[::-1] * 2)
+        decoded = torch.minimum(decoded.clamp(min=0), border)
+        scores = logits.float().softmax(1)[:, 1:]
+        # A box that was clipped to nothing is no detection.
+        large = (decoded[..., 2:] - decoded[..., :2] >= 1e-2).all(-1)
+        return classwise_nms(
+            decoded, scores.masked_fill(~large, 0), score_floor=self.score_floor, iou=self.nms, limit=self.limit
+        )

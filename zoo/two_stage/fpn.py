@@ -1,0 +1,135 @@
+"""Faster R-CNN on a feature pyramid, from Tsung-Yi Lin, Piotr Dollár, Ross Girshick, Kaiming He, Bharath Hariharan and
+Serge Belongie, "Feature Pyramid Networks for Object Detection" (CVPR 2017, https://arxiv.org/abs/1612.03144).
+
+A delta of Faster R-CNN: the backbone's maps of all strides are joined from the top down into a pyramid. The proposal
+network has one size of anchor on each level, and each region is pooled from the level that suits its size.
+
+Layers, names and constants are torchvision's, whose checkpoints load as they are and give the same detections. It
+differs from the paper in RoIAlign where the paper has RoI pooling, and from Detectron, whose schedule the recipe is, in
+the second stage's smooth L1 (1/9 where Detectron has 1) and in 2,000 proposals an image in training (Detectron: a
+batch of two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from ops.anchors import pyramid_shapes
+from zoo.backbones.resnet import ResNet
+from zoo.backbones.small import SmallNet
+from zoo.detector import Recipe
+from zoo.parts.fpn import FPN, BackboneWithFPN
+from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RoIHead
+from zoo.parts.rpn import RPN, RPNHead
+from zoo.two_stage import faster_rcnn
+from zoo.two_stage.faster_rcnn import FasterRCNN, flip_half
+
+__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "faster_rcnn_r50_fpn"]
+
+RECIPE = Recipe(
+    batch=16,
+    steps=90_000,
+    lr=0.02,
+    momentum=0.9,
+    weight_decay=1e-4,
+    bias_lr=2.0,
+    milestones=(60_000, 80_000),
+    warmup=500,
+    warmup_factor=1 / 3,
+    augment=flip_half,
+    source="Detectron, configs/12_2017_baselines/e2e_faster_rcnn_R-50-FPN_1x: COCO train2017",
+)
+
+SMALL: dict[str, Any] = {
+    "backbone": "small",
+    "width": 32,
+    "sizes": (8, 16, 32, 64, 128),
+    "before_nms": (200, 100),
+    "after_nms": (200, 100),
+    "anchor_samples": 128,
+    "canonical": 56.0,
+    "pool_size": 5,
+    "head_width": 128,
+    "samples": 32,
+    "short": 160,
+    "longest": 160,
+}
+"""For `shapes`: everything that is measured in pixels is a quarter of the paper's."""
+
+SMALL_RECIPE = replace(faster_rcnn.SMALL_RECIPE, steps=2_400)
+
+
+def faster_rcnn_r50_fpn(
+    num_classes: int,
+    *,
+    backbone: Literal["resnet", "small"] = "resnet",
+    depth: int = 50,
+    trainable: int = 3,
+    norm_eps: float = 1e-5,
+    widths: Sequence[int] = (16, 24, 40, 64, 64),
+    width: int = 256,
+    sizes: Sequence[float] = (32, 64, 128, 256, 512),
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    before_nms: Sequence[int] = (2_000, 1_000),
+    after_nms: Sequence[int] = (2_000, 1_000),
+    anchor_samples: int = 256,
+    canonical: float = 224.0,
+    pool_size: int = 7,
+    head_width: int = 1_024,
+    samples: int = 512,
+    short: int = 800,
+    longest: int = 1_333,
+) -> FasterRCNN:
+    """Faster R-CNN on ResNet-50 and a feature pyramid.
+
+    Args:
+        num_classes: Foreground classes; torchvision's checkpoint for COCO has 90.
+        backbone: ResNet, its normalisation frozen, or the zoo's small network, all of which learns.
+        depth: Of the ResNet.
+        trainable: How many of its five parts learn, counted from the end.
+        norm_eps: Of its normalisation; torchvision's checkpoint for COCO needs 0.
+        widths: Channels of the small network.
+        width: Channels of the pyramid and of the proposal network.
+        sizes: Of the anchors on each level, the last being one beyond the coarsest map (4.1).
+        ratios: Of the anchors, height over width.
+        before_nms: Proposals a level before suppression, in training and in testing.
+        after_nms: Proposals an image after it.
+        anchor_samples: Anchors an image that the first stage learns from.
+        canonical: Regions of this side are pooled at stride 16 (4.2).
+        pool_size: Cells along each side of a region.
+        head_width: Channels of both fully connected layers.
+        samples: Regions an image that the second stage learns from.
+        short: Shorter side of the input.
+        longest: Longest side of the input.
+    """
+    if backbone == "resnet":
+        body: ResNet | SmallNet = ResNet(depth, trainable=trainable, norm_eps=norm_eps)
+    else:
+        body = SmallNet(tuple(widths))
+    shapes = [pyramid_shapes((size,), ratios) for size in sizes]
+    return FasterRCNN(
+        num_classes,
+        backbone=BackboneWithFPN(body, FPN(body.channels, width)),
+        rpn=RPN(
+            RPNHead(width, width, len(ratios)),
+            shapes,
+            [*body.strides, 2 * body.strides[-1]],
+            centred=False,
+            before_nms=(before_nms[0], before_nms[1]),
+            after_nms=(after_nms[0], after_nms[1]),
+            samples=anchor_samples,
+        ),
+        roi_heads=RoIHead(
+            PyramidAlign(body.strides, pool_size, canonical=canonical),
+            BoxHead(width * pool_size**2, head_width),
+            BoxPredictor(head_width, num_classes),
+            samples=samples,
+            beta=1 / 9,
+        ),
+        short=short,
+        longest=longest,
+        divisor=32,
+        cost_regions=1_000,
+    )
