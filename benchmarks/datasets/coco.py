@@ -9,10 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets.dataset import Dataset, DatasetError
+from benchmarks.datasets.download import Archive, fetch_and_unpack
 
-__all__ = ["open_coco"]
+__all__ = ["download_coco", "open_coco"]
 
 _OVERHANG = 2.0
+
+_HOST = "http://images.cocodataset.org"
+_ANNOTATIONS = Archive(
+    f"{_HOST}/annotations/annotations_trainval2017.zip",
+    "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
+    252_907_541,
+)
+_IMAGES = {
+    "val2017": Archive(
+        f"{_HOST}/zips/val2017.zip",
+        "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        815_585_330,
+    ),
+    "train2017": Archive(
+        f"{_HOST}/zips/train2017.zip",
+        "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+        19_336_861_798,
+    ),
+}
 
 
 def open_coco(split: str, data_root: Path, *, name: str = "coco", masks: bool = False) -> Dataset:
@@ -103,3 +123,15 @@ def _check_box(where: str, annotation: Mapping[str, Any], image: Mapping[str, An
             f"{where}: bbox {box} reaches {out:g} pixels out of its {image['width']}x{image['height']} image; "
             "it must be [x, y, width, height], not two corners"
         )
+
+
+def download_coco(split: str, data_root: Path) -> None:
+    """Fetch and unpack the official annotations and the images of `split` (0.8 GB for val2017, 19 GB for train2017).
+
+    Raises:
+        DatasetError: The split is not one of 2017's, or fetching fails.
+    """
+    if split not in _IMAGES:
+        raise DatasetError(f"coco: {split!r} is not served; there are {', '.join(_IMAGES)}")
+    for archive in (_ANNOTATIONS, _IMAGES[split]):
+        fetch_and_unpack(archive, data_root)

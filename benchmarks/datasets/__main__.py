@@ -1,0 +1,30 @@
+"""`python -m benchmarks.datasets NAME`: fetch (or draw) a data set and check it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.datasets import DatasetError, download_dataset, open_dataset
+
+
+def main(
+    name: Annotated[str, typer.Argument(help="shapes, bccd, voc or coco.")],
+    split: Annotated[str | None, typer.Option(help="For instance 2007_test, 0712_trainval, val2017.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where to; the cache folder by default.")] = None,
+) -> None:
+    """Fetch a split, read all of it once, and say what it holds."""
+    try:
+        place = download_dataset(name, split, folder)
+        dataset = open_dataset(name, split, None if name == "shapes" else place)
+        print(f"{place}: {len(dataset)} images, {dataset.num_objects} objects, fingerprint {dataset.fingerprint}")
+    except DatasetError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    typer.run(main)
