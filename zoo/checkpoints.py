@@ -1,0 +1,444 @@
+"""The one place that writes and reads checkpoints: ours, those of other people, and those that ship with the project.
+
+Ours are safetensors with floats as float16, and metadata that rebuilds the detector. Others load into a detector that
+is already built.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from zoo import CATALOG, build
+from zoo.detector import Detector
+from zoo.download import DownloadError, SourcePackage, cache_folder, fetch_file
+from zoo.formats.darknet import DarknetError, read_weights
+
+__all__ = [
+    "SHIPPED",
+    "CheckpointError",
+    "Entry",
+    "Format",
+    "Meta",
+    "entry_for",
+    "fetch",
+    "find",
+    "list_weights",
+    "load",
+    "load_into",
+    "print_known",
+    "save",
+    "shipped",
+]
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Where the project's own checkpoints lie: `DETECTOR_small.DATASET.safetensors`."""
+
+Format = Literal["safetensors", "torch", "darknet"]
+
+_KNOWN = Path(__file__).parent / "weights.toml"
+_SUFFIXES: dict[str, Format] = {
+    ".safetensors": "safetensors",
+    ".pth": "torch",
+    ".pt": "torch",
+    ".weights": "darknet",
+}
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written, found or read; the message names the file, the entry and the remedy."""
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a checkpoint of ours says of itself.
+
+    Attributes:
+        detector: Catalog name.
+        num_classes: Foreground classes.
+        overrides: Every constructor argument that differs from the paper's size, those of the small size included.
+        class_names: Of the labels, in order.
+        small: Whether it is the small size.
+        extra: Whatever else was noted.
+    """
+
+    detector: str
+    num_classes: int
+    overrides: dict[str, Any]
+    class_names: tuple[str, ...]
+    small: bool
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    *,
+    detector: str,
+    num_classes: int,
+    overrides: Mapping[str, Any],
+    class_names: Sequence[str],
+    small: bool,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Write a detector, whole or not at all. Floats become float16, or float32 where float16 has no such number.
+
+    Args:
+        path: The file.
+        model: The detector.
+        detector: Catalog name.
+        num_classes: Foreground classes.
+        overrides: Constructor arguments beyond those of the size. The arguments of the small size are written too, so
+            that the file outlives a change of them.
+        class_names: Of the labels, in order.
+        small: Whether it was built with `small=True`.
+        extra: Further notes, by name.
+
+    Raises:
+        CheckpointError: A weight is not finite, the overrides are no JSON, or the class names do not fit.
+    """
+    if len(class_names) != num_classes:
+        raise CheckpointError(f"{path}: class_names: {len(class_names)} names for {num_classes} classes; give one each")
+    base = (CATALOG[detector].small or {}) if small and detector in CATALOG else {}
+    try:
+        metadata = {
+            "detector": json.dumps(detector),
+            "num_classes": json.dumps(num_classes),
+            "overrides": json.dumps({**base, **overrides}),
+            "class_names": json.dumps(list(class_names)),
+            "small": json.dumps(small),
+            "extra": json.dumps(dict(extra or {})),
+        }
+    except TypeError as error:
+        raise CheckpointError(f"{path}: overrides: {error}; use numbers, strings and tuples of them") from error
+    state = {name: _compact(path, name, value.detach().cpu()) for name, value in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(serialise(state, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _compact(path: Path, name: str, value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value.clone().contiguous()
+    if not bool(value.isfinite().all()):
+        raise CheckpointError(f"{path}: {name}: holds NaN or infinity, so it is not written; train with a lower rate")
+    half = value.to(torch.float16)
+    return (half if bool(half.isfinite().all()) else value.float()).clone().contiguous()
+
+
+def load(path: Path) -> tuple[Detector, Meta]:
+    """Rebuild a detector from a file that `save` wrote, in float32 and in evaluation mode.
+
+    Raises:
+        CheckpointError: The file is missing, truncated or of another kind; its detector is unknown; an entry is
+            missing, left over, of the wrong shape, or not finite.
+    """
+    state, metadata = _read_safetensors(path)
+    meta = _parse_meta(path, metadata)
+    if meta.detector not in CATALOG:
+        raise CheckpointError(
+            f"{path}: detector: {meta.detector!r} is not in the catalog; `python -m benchmarks list` shows what is"
+        )
+    try:
+        model = build(meta.detector, meta.num_classes, **meta.overrides)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: overrides: {meta.detector} cannot be built from them ({error}); train it again, or use the "
+            f"version of this project that wrote the file"
+        ) from error
+    _fill(model, state, path)
+    return model.eval(), meta
+
+
+def _parse_meta(path: Path, metadata: dict[str, str]) -> Meta:
+    parts: dict[str, Any] = {}
+    kinds: dict[str, type] = {
+        "detector": str,
+        "num_classes": int,
+        "overrides": dict,
+        "class_names": list,
+        "small": bool,
+    }
+    for name, kind in kinds.items():
+        try:
+            parts[name] = json.loads(metadata[name])
+        except KeyError as error:
+            raise CheckpointError(
+                f"{path}: metadata: no {name!r}, so this is no checkpoint of a detector of ours; give one that "
+                f"`python -m benchmarks train` wrote"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f"{path}: metadata {name!r}: no JSON ({error}); get the file anew") from error
+        if not isinstance(parts[name], kind):
+            raise CheckpointError(
+                f"{path}: metadata {name!r}: {parts[name]!r} is no {kind.__name__}; get the file anew"
+            )
+    return Meta(
+        detector=parts["detector"],
+        num_classes=parts["num_classes"],
+        overrides={name: _tuples(value) for name, value in parts["overrides"].items()},
+        class_names=tuple(parts["class_names"]),
+        small=parts["small"],
+        extra=json.loads(metadata.get("extra", "{}")),
+    )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return value
+
+
+def load_into(model: nn.Module, path: Path, format: Format | None = None) -> None:
+    """Load weights into a detector that is already built; strictly, so every entry must have its place.
+
+    Args:
+        model: The detector. To take Darknet's files it says by `darknet_layers()` what order its layers have there.
+        path: Safetensors, a state dict of torch (bare, or under `state_dict` or `model`, with or without the
+            `module.` of a parallel wrapper), or Darknet's weights.
+        format: Which of them; left out, the file's ending and its first bytes tell.
+
+    Raises:
+        CheckpointError: The file is missing, damaged or of another network.
+    """
+    format = format or _format_of(path)
+    if format == "darknet":
+        layers = getattr(model, "darknet_layers", None)
+        if layers is None:
+            raise CheckpointError(f"{path}: {type(model).__name__} does not read Darknet's weights; give another file")
+        try:
+            read_weights(path, layers())
+        except DarknetError as error:
+            raise CheckpointError(str(error)) from error
+        return
+    state = _read_safetensors(path)[0] if format == "safetensors" else _read_torch(path)
+    _fill(model, state, path)
+
+
+def _format_of(path: Path) -> Format:
+    if path.suffix in _SUFFIXES:
+        return _SUFFIXES[path.suffix]
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); give the file of a checkpoint") from error
+    if head[:2] in (b"PK", b"\x80\x02"):
+        return "torch"
+    if head[8:9] == b"{":
+        return "safetensors"
+    raise CheckpointError(f"{path}: the ending and the first bytes are of no known format; name it by `format`")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file; train the detector, or fetch its weights") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: no whole safetensors file ({error}); get the file anew") from error
+
+
+def _read_torch(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: there is no such file; fetch the weights first") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).splitlines() or ["it ends too early"])[0]
+        raise CheckpointError(f"{path}: no whole state dict of torch ({reason}); download the file again") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise CheckpointError(f"{path}: holds {type(content).__name__} instead of a state dict; give another file")
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"{path}: {name}: {type(value).__name__} instead of a tensor; give a plain state dict"
+            )
+    if all(name.startswith("module.") for name in content):
+        return {name.removeprefix("module."): value for name, value in content.items()}
+    return dict(content)
+
+
+def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f"{path}: {name}: holds NaN or infinity; the file is damaged, get it anew")
+    own = model.state_dict()
+    for name, value in own.items():
+        # torch counted batches only from version 0.4.1 on; nothing depends on the count.
+        if name.endswith("num_batches_tracked") and name not in state:
+            state[name] = torch.zeros_like(value)
+    for name, value in state.items():
+        if name in own and value.is_floating_point() != own[name].is_floating_point():
+            raise CheckpointError(f"{path}: {name}: {value.dtype} instead of {own[name].dtype}; give another file")
+    try:
+        model.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()})
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise CheckpointError(
+            f"{path}: {first} The file belongs to another network: build the detector with its classes and overrides"
+        ) from error
+
+
+class _Checked(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+_Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+_Url = Annotated[str, StringConstraints(pattern=r"^https?://\S+$")]
+
+
+class _Package(_Checked):
+    name: _Name
+    version: _Name
+    member: str
+    sha256: _Sha256
+
+
+class Entry(_Checked):
+    """A checkpoint that others published: one `[[checkpoint]]` of weights.toml, where the fields are explained."""
+
+    name: _Name
+    detector: str
+    dataset: str
+    num_classes: int = Field(gt=0)
+    overrides: dict[str, Any] = {}
+    format: Format
+    urls: tuple[_Url, ...]
+    package: _Package | None = None
+    sha256: _Sha256
+    bytes: int = Field(gt=0)
+    licence: str
+    published: str
+
+    @property
+    def path(self) -> Path:
+        """Where it lies once it is fetched."""
+        return cache_folder() / "weights" / self.name
+
+
+class _Known(_Checked):
+    checkpoint: tuple[Entry, ...]
+
+
+@lru_cache
+def list_weights(path: Path = _KNOWN) -> tuple[Entry, ...]:
+    """The published checkpoints that the project knows.
+
+    Raises:
+        CheckpointError: An entry of the file does not fit.
+    """
+    try:
+        known = _Known.model_validate(tomllib.loads(path.read_text())).checkpoint
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise CheckpointError(f"{path}: {error}; restore the file") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; mend the entry") from error
+    return tuple(entry.model_copy(update={"overrides": _tuples_of(entry.overrides)}) for entry in known)
+
+
+def _tuples_of(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: _tuples(value) for name, value in overrides.items()}
+
+
+def entry_for(path: Path) -> Entry | None:
+    """The published checkpoint that a file is, by its name; None for any other."""
+    return next((entry for entry in list_weights() if entry.name == path.name), None)
+
+
+def fetch(entry: Entry | str, *, quiet: bool = False) -> Path:
+    """The file of a published checkpoint, checked; downloaded if it is not in the cache.
+
+    Args:
+        entry: It, or its name.
+        quiet: Draw no progress.
+
+    Raises:
+        CheckpointError: There is no such entry, or no source gave the file.
+    """
+    if isinstance(entry, str):
+        found = [known for known in list_weights() if known.name == entry]
+        if not found:
+            names = ", ".join(known.name for known in list_weights())
+            raise CheckpointError(f"no published checkpoint is called {entry!r}; there is {names}")
+        entry = found[0]
+    package = None if entry.package is None else SourcePackage(**entry.package.model_dump())
+    try:
+        return fetch_file(
+            entry.path, sha256=entry.sha256, size=entry.bytes, urls=entry.urls, package=package, quiet=quiet
+        )
+    except DownloadError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def shipped(detector: str, dataset: str | None = None) -> list[Path]:
+    """Checkpoints of a detector that ship with the project, for one data set or for all."""
+    return sorted(SHIPPED.glob(f"{detector}_small.{dataset or '*'}.safetensors"))
+
+
+def find(detector: str, dataset: str | None = None) -> Path:
+    """Weights for a detector: what ships, else what was published (which is fetched).
+
+    Args:
+        detector: Catalog name.
+        dataset: That it was trained for; left out, any.
+
+    Raises:
+        CheckpointError: Nothing is known, or it could not be fetched.
+    """
+    for path in shipped(detector, dataset):
+        return path
+    published = [entry for entry in list_weights() if entry.detector == detector]
+    for entry in published:
+        if dataset in (None, entry.dataset):
+            return fetch(entry)
+    others = [path.name for path in shipped(detector)] + [entry.name for entry in published]
+    raise CheckpointError(
+        f"no weights of {detector} for {dataset or 'any data set'} are known (there is {', '.join(others) or 'none'}); "
+        f"train them: python -m benchmarks train {detector}" + ("" if dataset is None else f" --dataset {dataset}")
+    )
+
+
+def print_known() -> None:
+    """A table of the published checkpoints on standard output."""
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table(Column("name", no_wrap=True), "trained for", "published", "MB", "fetched", "licence")
+    for entry in list_weights():
+        state = "yes" if entry.path.exists() else "no"
+        row = (entry.dataset, entry.published, f"{entry.bytes / 1e6:.0f}", state, entry.licence)
+        table.add_row(entry.name, *row)
+    Console().print(table)
