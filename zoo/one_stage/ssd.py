@@ -1,0 +1,391 @@
+"""SSD: Single Shot MultiBox Detector. Wei Liu, Dragomir Anguelov, Dumitru Erhan, Christian Szegedy, Scott Reed,
+Cheng-Yang Fu, Alexander C. Berg. ECCV 2016.
+
+https://arxiv.org/abs/1512.02325
+
+Maps of ever coarser stride (the backbone's last ones, then extra layers behind it) each watch over objects of their own
+size: at every cell, a 3x3 convolution says for a few default boxes ("priors") of fixed scale and shape which class is
+there and how the box must move. An object is learnt by its best prior and by every other that overlaps it enough; of
+the many priors that see nothing, only the three hardest a positive are looked at. There is no second stage.
+
+Where paper and released code differ, this is the code: `steps` rather than the map's size place the priors, and sizes
+are cut to whole pixels, as Caffe's PriorBox does. Otherwise than the code: images are resized bilinearly with torch's
+pixel centres, and in augmentation too; a decoded size is bounded, so that an untrained network cannot overflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import box_iou
+
+from ops.anchors import centred_shapes, grid_anchors, prior_shapes
+from ops.augment import shapes_augment, ssd_augment
+from ops.coders import CenterSizeCoder
+from ops.images import Batch, normalise, stack, warp
+from ops.match import multibox_match
+from ops.nms import classwise_nms
+from ops.sample import hardest
+from ops.structures import Detections, Target
+from zoo.backbones.small import SmallNet
+from zoo.backbones.vgg import vgg16_layers
+from zoo.detector import Detector, Recipe
+from zoo.parts.l2norm import L2Norm
+
+__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "SSD", "Predictions", "VGGSources", "ssd300_vgg16", "ssd512_vgg16"]
+
+RECIPE = Recipe(
+    batch=32,
+    steps=120_000,
+    lr=1e-3,
+    momentum=0.9,
+    weight_decay=5e-4,
+    bias_lr=2.0,
+    milestones=(80_000, 100_000),
+    augment=ssd_augment,
+    source="section 3.1 and the released ssd_pascal.py, for VOC 2007 + 2012, from ImageNet weights",
+)
+SMALL_RECIPE = Recipe(
+    batch=16,
+    steps=4000,
+    lr=2e-3,
+    optimizer="adamw",
+    weight_decay=5e-4,
+    cosine=True,
+    warmup=200,
+    clip_norm=10.0,
+    ema=0.998,
+    augment=shapes_augment,
+    source="ours, for minutes on a CPU",
+)
+
+_PERCENTS_300 = {"voc": (10, 20, 37, 54, 71, 88, 105), "coco": (7, 15, 33, 51, 69, 87, 105)}
+_PERCENTS_512 = {"voc": (7, 15, 30, 45, 60, 75, 90, 105), "coco": (4, 10, 26, 42, 58, 74, 90, 106)}
+
+
+_EXTRAS_300 = ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (128, 256, 3, 1, 0))
+_EXTRAS_512 = ((256, 512, 3, 2, 1), *((128, 256, 3, 2, 1),) * 3, (128, 256, 4, 1, 1))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the heads say of every prior.
+
+    Attributes:
+        offsets: `[B, N, 4]`, as `CenterSizeCoder` codes them.
+        logits: `[B, N, 1 + C]`, background first.
+    """
+
+    offsets: Tensor
+    logits: Tensor
+
+
+class SSD(Detector):
+    """SSD over any backbone that gives a list of maps.
+
+    Args:
+        num_classes: Foreground classes.
+        size: Side of the square input.
+        backbone: VGG-16 with dilated fc6 (section 3), or the small one that small sizes share.
+        extras: Levels behind the backbone, each `(narrow, width, kernel, stride, padding)`: 1x1 to `narrow` channels,
+            then `kernel` to `width`.
+        percents: Prior scales in percent of `size`, one a level and a last one that only bounds the geometric mean
+            (section 2.2, equation 4).
+        ratios: Aspect ratios of each level besides 1; each stands for itself and its inverse.
+        steps: Pixels between neighbouring cells of each level; None divides `size` by the map's side (section 2.2).
+        whole_pixels: Cut prior sizes to whole pixels, as the released models do.
+        norm: Batch normalisation in the extra levels.
+        match_iou: From this IoU on, a prior learns an object besides the object's best one (section 2.2); None: only
+            the best.
+        negative_iou: A prior that overlaps some object this much is no negative.
+        sampler: Which negatives are learnt: the hardest, any, or all.
+        negatives: Negatives a positive, image by image (section 2.2).
+        score_floor: Least score of a detection (section 2.2).
+        nms_iou: IoU above which the lesser detection of a class goes.
+        before_per_class: Candidates of a class that enter suppression.
+        limit: Most detections an image.
+        trains_on_ignored: Learn VOC's difficult objects too, as the released script does for VOC (not for COCO).
+    """
+
+    priors: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        size: int,
+        backbone: Literal["vgg16", "small"] = "vgg16",
+        extras: Sequence[Sequence[int]],
+        percents: Sequence[float],
+        ratios: Sequence[Sequence[float]],
+        steps: Sequence[float] | None = None,
+        whole_pixels: bool = True,
+        norm: bool = False,
+        match_iou: float | None = 0.5,
+        negative_iou: float = 0.5,
+        sampler: Literal["hard", "random", "all"] = "hard",
+        negatives: float = 3.0,
+        score_floor: float = 0.01,
+        nms_iou: float = 0.45,
+        before_per_class: int = 400,
+        limit: int = 200,
+        trains_on_ignored: bool = True,
+    ) -> None:
+        super().__init__(num_classes)
+        self.size = size
+        self.match_iou, self.negative_iou = match_iou, negative_iou
+        self.sampler, self.negatives = sampler, negatives
+        self.score_floor, self.nms_iou = score_floor, nms_iou
+        self.before_per_class, self.limit = before_per_class, limit
+        self.trains_on_ignored = trains_on_ignored
+        self.coder = CenterSizeCoder((10.0, 10.0, 5.0, 5.0))
+
+        self.backbone = VGGSources() if backbone == "vgg16" else SmallSources()
+        channels = list(self.backbone.channels)
+        self.extras = nn.ModuleList()
+        for extra in extras:
+            self.extras.append(_extra_layers(channels[-1], extra, norm))
+            channels.append(extra[1])
+        self._windows = [(kernel, stride, padding) for _, _, kernel, stride, padding in extras]
+        if not len(channels) == len(ratios) == len(percents) - 1:
+            raise ValueError(
+                f"{len(channels)} levels need as many ratios and one percent more, "
+                f"got {len(ratios)} and {len(percents)}"
+            )
+
+        shapes = self._prior_shapes(percents, ratios, whole_pixels)
+        self.shapes_per_cell = tuple(len(s) for s in shapes)
+        self.register_buffer("priors", self._lay_priors(shapes, steps), persistent=False)
+        self.box_heads = nn.ModuleList(_head(c, 4 * n) for c, n in zip(channels, self.shapes_per_cell, strict=True))
+        self.class_heads = nn.ModuleList(
+            _head(c, (1 + num_classes) * n) for c, n in zip(channels, self.shapes_per_cell, strict=True)
+        )
+
+    def _prior_shapes(
+        self, percents: Sequence[float], ratios: Sequence[Sequence[float]], whole_pixels: bool
+    ) -> list[list[tuple[float, float]]]:
+        # Multiplied before it is divided: 300 * 37 / 100 is 111, where 300 * 0.37 may fall short of it.
+        sides = [self.size * percent / 100 for percent in percents]
+        if whole_pixels:
+            sides = [float(int(side)) for side in sides]
+        return [prior_shapes(a, b, r) for a, b, r in zip(sides[:-1], sides[1:], ratios, strict=True)]
+
+    def _lay_priors(self, shapes: list[list[tuple[float, float]]], steps: Sequence[float] | None) -> Tensor:
+        sides = [height for height, _ in self.map_sizes((self.size, self.size))]
+        steps = [self.size / side for side in sides] if steps is None else steps
+        levels = zip(shapes, sides, steps, strict=True)
+        return torch.cat([grid_anchors(centred_shapes(s), (side, side), (step, step)) for s, side, step in levels])
+
+    def map_sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
+        """`(H, W)` of each level's map at network input `size`.
+
+        Raises:
+            ValueError: The input is too small for the last level.
+        """
+        maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in self.backbone.strides]
+        for kernel, stride, padding in self._windows:
+            height, width = ((side + 2 * padding - kernel) // stride + 1 for side in maps[-1])
+            maps.append((height, width))
+        if min(maps[-1]) < 1:
+            raise ValueError(f"an input of {size} is too small for {len(maps)} levels: their maps are {maps}")
+        return maps
+
+    def num_boxes(self, size: tuple[int, int]) -> int:
+        """Priors over all levels."""
+        return sum(h * w * n for (h, w), n in zip(self.map_sizes(size), self.shapes_per_cell, strict=True))
+
+    def preprocess(self, images: list[Tensor]) -> Batch:
+        """Warped to the square input; BGR bytes less the ImageNet mean."""
+        batch = stack([warp(image, (self.size, self.size)) for image in images])
+        return replace(batch, pixels=normalise(batch.pixels, (104, 117, 123), (1, 1, 1), bgr=True, peak=255))
+
+    def levels(self, pixels: Tensor) -> list[Tensor]:
+        """The maps that the heads read, the finest first."""
+        maps: list[Tensor] = self.backbone(pixels)
+        for extra in self.extras:
+            maps.append(extra(maps[-1]))
+        return maps
+
+    def network(self, batch: Batch, targets: list[Target] | None = None) -> Predictions:
+        """Offsets and logits of all priors."""
+        maps = self.levels(batch.pixels)
+        return Predictions(_flatten(self.box_heads, maps, 4), _flatten(self.class_heads, maps, 1 + self.num_classes))
+
+    def postprocess(self, outputs: Predictions, batch: Batch) -> list[Detections]:
+        """Decode, suppress class by class, and go back to the pixels of each image (section 2.2, inference)."""
+        boxes = self.coder.decode(outputs.offsets.float(), self.priors)
+        scores = outputs.logits.float().softmax(-1)[..., 1:]
+        answers = []
+        for box, score, frame in zip(boxes, scores, batch.frames, strict=True):
+            found = classwise_nms(
+                box,
+                score,
+                score_floor=self.score_floor,
+                iou=self.nms_iou,
+                limit=self.limit,
+                before_per_class=self.before_per_class,
+            )
+            answers.append(replace(found, boxes=frame.to_image(found.boxes)))
+        return answers
+
+    def losses(self, outputs: Predictions, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
+        """Smooth L1 of positives and cross entropy of positives and chosen negatives, both a positive of the batch."""
+        assigned = [self._assign(target) for target in targets]
+        classes, offsets, free = (torch.stack(parts) for parts in zip(*assigned, strict=True))
+        positive = classes > 0
+        entropy = F.cross_entropy(outputs.logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+        learnt = positive | self._choose_negatives(entropy, free, positive.sum(1))
+        count = positive.sum().clamp(min=1)
+        box = F.smooth_l1_loss(outputs.offsets[positive], offsets[positive], reduction="sum")
+        return {"box": box / count, "class": entropy[learnt].sum() / count}
+
+    def _assign(self, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+        """Class `[N]` of each prior (0 is background), its offsets `[N, 4]`, and whether it may be a negative."""
+        classes = torch.zeros(len(self.priors), dtype=torch.int64, device=self.priors.device)
+        offsets = torch.zeros_like(self.priors)
+        if not len(target):
+            return classes, offsets, classes == 0
+        iou = box_iou(target.boxes, self.priors)
+        matches = multibox_match(iou, self.match_iou)
+        rows = (matches >= 0).nonzero()[:, 0]
+        classes[rows] = 1 + target.labels[matches[rows]]
+        offsets[rows] = self.coder.encode(target.boxes[matches[rows]], self.priors[rows])
+        return classes, offsets, (matches < 0) & (iou.amax(0) < self.negative_iou)
+
+    def _choose_negatives(self, entropy: Tensor, free: Tensor, positives: Tensor) -> Tensor:
+        if self.sampler == "all":
+            return free
+        hardness = entropy if self.sampler == "hard" else torch.rand_like(entropy)
+        return hardest(hardness, free, positives * self.negatives)
+
+
+def _flatten(heads: nn.ModuleList, maps: list[Tensor], values: int) -> Tensor:
+    """Every head's `[B, A * values, H, W]` as rows of one `[B, N, values]`."""
+    rows = [head(x).permute(0, 2, 3, 1).flatten(1) for head, x in zip(heads, maps, strict=True)]
+    return torch.cat(rows, 1).unflatten(1, (-1, values))
+
+
+def _caffe_xavier(conv: nn.Conv2d) -> nn.Conv2d:
+    """Caffe's `xavier` filler: uniform, variance 1 / fan-in."""
+    nn.init.kaiming_uniform_(conv.weight, nonlinearity="linear")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _head(inputs: int, outputs: int) -> nn.Conv2d:
+    return _caffe_xavier(nn.Conv2d(inputs, outputs, 3, padding=1))
+
+
+def _extra_layers(inputs: int, extra: Sequence[int], norm: bool) -> nn.Sequential:
+    narrow, width, kernel, stride, padding = extra
+    convs = (nn.Conv2d(inputs, narrow, 1, bias=not norm), nn.Conv2d(narrow, width, kernel, stride, padding, bias=not norm))
+    layers: list[nn.Module] = []
+    for conv in convs:
+        layers.append(_caffe_xavier(conv))
+        if norm:
+            layers.append(nn.BatchNorm2d(conv.out_channels))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+class VGGSources(nn.Module):
+    """VGG-16 with its fully connected layers as dilated convolutions, to the maps conv4_3 (at a common length) and fc7.
+
+    Attributes:
+        channels: Width of each map that `forward` gives.
+        strides: Stride of each; sides are rounded up.
+    """
+
+    channels = (512, 1024)
+    strides = (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = vgg16_layers(ceil_mode=True)
+        self.l2norm = L2Norm(512)
+        self.pool5 = nn.MaxPool2d(3, 1, 1)
+        self.fc6 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
+        self.fc7 = nn.Conv2d(1024, 1024, 1)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """`[B, 512, H / 8, W / 8]` and `[B, 1024, H / 16, W / 16]`, rounded up."""
+        for stage in self.stages[:4]:
+            x = stage(x)
+        fine = self.l2norm(x)
+        x = self.pool5(self.stages[4](x))
+        return [fine, self.fc7(self.fc6(x).relu()).relu()]
+
+
+class SmallSources(nn.Module):
+    """SmallNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = SmallNet()
+        self.channels = self.net.channels[1:]
+        self.strides = self.net.strides[1:]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps at strides 8, 16 and 32."""
+        return self.net(x)[1:]
+
+
+def ssd300_vgg16(
+    num_classes: int, *, size: int = 300, sizes: Literal["voc", "coco"] = "voc", **overrides: Any
+) -> SSD:
+    """SSD300: six levels, 8,732 priors.
+
+    Args:
+        num_classes: Foreground classes.
+        size: Side of the square input; at another than 300 the steps follow from the maps.
+        sizes: Prior scales for VOC, or the smaller ones for COCO (section 3.4).
+        overrides: Arguments of `SSD`.
+    """
+    paper = {
+        "extras": _EXTRAS_300,
+        "percents": _PERCENTS_300[sizes],
+        "ratios": ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+        "steps": (8, 16, 32, 64, 100, 300) if size == 300 else None,
+    }
+    return SSD(num_classes, size=size, **{**paper, **overrides})
+
+
+def ssd512_vgg16(
+    num_classes: int, *, size: int = 512, sizes: Literal["voc", "coco"] = "voc", **overrides: Any
+) -> SSD:
+    """SSD512: seven levels, 24,564 priors.
+
+    Args:
+        num_classes: Foreground classes.
+        size: Side of the square input.
+        sizes: Prior scales for VOC, or the smaller ones for COCO.
+        overrides: Arguments of `SSD`.
+    """
+    paper = {
+        "extras": _EXTRAS_512,
+        "percents": _PERCENTS_512[sizes],
+        "ratios": ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
+    }
+    return SSD(num_classes, size=size, **{**paper, **overrides})
+
+
+SMALL: dict[str, Any] = {
+    "size": 160,
+    "backbone": "small",
+    "extras": ((32, 64, 3, 2, 1), (32, 64, 3, 1, 0)),
+    "percents": (6, 14, 26, 42, 60, 80),
+    "ratios": ((2,), (2,), (2,), (2,), (2,)),
+    "steps": None,
+    "whole_pixels": False,
+    "norm": True,
+    "trains_on_ignored": False,
+}
