@@ -97,27 +97,26 @@ def list_detectors(
 
         from zoo import CATALOG, checkpoints
 
-        rows = [
-            {
-                "name": spec.name,
-                "year": spec.year,
-                "family": spec.family,
-                "paper": spec.paper,
-                "input": list(spec.input_size),
-                "parameters": {str(classes): count for classes, count in spec.golden.parameters.items()},
-                "small": spec.small is not None,
-                "shipped": [path.name for path in checkpoints.shipped(spec.name)],
-            }
-            for spec in CATALOG.values()
-        ]
+        weights = {name: [path.name for path in checkpoints.shipped(name)] for name in CATALOG}
         if output is not None:
+            rows = [
+                {
+                    **spec.origin,
+                    "name": spec.name,
+                    "input": list(spec.input_size),
+                    "parameters": {str(classes): count for classes, count in spec.golden.parameters.items()},
+                    "small": spec.small is not None,
+                    "shipped": weights[spec.name],
+                }
+                for spec in CATALOG.values()
+            ]
             _emit(rows, output)
             return
         table = Table("detector", "year", "family", "input", "ships weights for", "paper")
-        for row in rows:
-            trained = ", ".join(name.split(".")[1] for name in row["shipped"])
-            size = "x".join(map(str, row["input"]))
-            table.add_row(row["name"], str(row["year"]), row["family"], size, trained, row["paper"])
+        for spec in CATALOG.values():
+            trained = ", ".join(name.split(".")[1] for name in weights[spec.name])
+            size = "x".join(map(str, spec.input_size))
+            table.add_row(spec.name, str(spec.year), spec.family, size, trained, spec.paper)
         Console().print(table)
 
 

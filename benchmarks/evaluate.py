@@ -56,7 +56,7 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
         name: Catalog name.
         weights: File.
         num_classes: Classes of the paper-size network; a checkpoint of ours knows better.
-        overrides: Constructor arguments for a checkpoint that does not carry them.
+        overrides: Constructor arguments for a checkpoint that does not carry them; those of a published one are known.
     """
     if weights.suffix == ".safetensors":
         model, meta = checkpoints.load(weights)
@@ -70,9 +70,11 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
             tuple(meta.class_names),
             weights,
         )
-    model = build(name, num_classes, **(overrides or {}))
+    published = checkpoints.entry_for(weights)
+    settings = dict(overrides or (published.overrides if published else {}))
+    model = build(name, published.num_classes if published else num_classes, **settings)
     checkpoints.load_into(model, weights)
-    return Subject(name, model.eval(), "paper", dict(overrides or {}), None, weights)
+    return Subject(name, model.eval(), "paper", settings, None, weights)
 
 
 def category_of_label(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import track
@@ -15,8 +17,9 @@ from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, dataset_id
 from benchmarks.latency import measure_latency
 from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import COMMITTED, Record, Weights
+from benchmarks.results import COMMITTED, Record, Weights, read_records
 from zoo import CATALOG
+from zoo.checkpoints import as_arguments
 from zoo.detector import Spec
 
 __all__ = ["cost_record", "latency_record", "print_latency", "record_costs"]
@@ -42,28 +45,33 @@ def latency_record(subject: Subject, dataset: Dataset, *, device: str, threads: 
     )
 
 
-def cost_record(spec: Spec, num_classes: int, *, small: bool) -> Record:
-    """Count a detector at the paper's size or the small one."""
+def cost_record(spec: Spec, num_classes: int, *, small: bool, overrides: Mapping[str, Any] | None = None) -> Record:
+    """Count a detector at the paper's size or the small one; `overrides` come on top of the size's own."""
+    settings = {**(spec.small or {} if small else {}), **(overrides or {})}
     return Record(
         kind="cost",
         detector=spec.name,
         scale="small" if small else "paper",
+        overrides=json.loads(json.dumps(settings, default=str)),
         num_classes=num_classes,
         commit=commit(),
         versions=versions(),
-        metrics={**cost(spec.name, num_classes, small=small), **spec.origin},
+        metrics={**cost(spec.name, num_classes, small=small, overrides=overrides), **spec.origin},
     )
 
 
 def record_costs(folder: Path | None = None) -> list[Path]:
-    """Cost Records of the whole catalog: the paper's size with its classes, the small one with those of `shapes`."""
+    """Cost Records of the whole catalog at the paper's size, and of every network that was trained here."""
     folder = folder or COMMITTED / "any"
     written = []
     for spec in track(list(CATALOG.values()), description="counting", console=Console(stderr=True)):
         classes = next(iter(spec.golden.parameters), 20)
         written.append(cost_record(spec, classes, small=False).write(folder))
-        if spec.small is not None:
-            written.append(cost_record(spec, 8, small=True).write(folder))
+    for trained in read_records(COMMITTED):
+        if trained.kind == "training":
+            spec, settings = CATALOG[trained.detector], as_arguments(trained.overrides)
+            record = cost_record(spec, trained.num_classes, small=trained.scale == "small", overrides=settings)
+            written.append(record.write(folder))
     return written
 
 

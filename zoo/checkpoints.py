@@ -34,6 +34,7 @@ __all__ = [
     "Entry",
     "Format",
     "Meta",
+    "as_arguments",
     "entry_for",
     "fetch",
     "find",
@@ -199,7 +200,7 @@ def _parse_meta(path: Path, metadata: dict[str, str]) -> Meta:
     return Meta(
         detector=parts["detector"],
         num_classes=parts["num_classes"],
-        overrides={name: _tuples(value) for name, value in parts["overrides"].items()},
+        overrides=as_arguments(parts["overrides"]),
         class_names=tuple(parts["class_names"]),
         small=parts["small"],
         extra=json.loads(metadata.get("extra", "{}")),
@@ -366,10 +367,11 @@ def list_weights(path: Path = _KNOWN) -> tuple[Entry, ...]:
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; mend the entry") from error
-    return tuple(entry.model_copy(update={"overrides": _tuples_of(entry.overrides)}) for entry in known)
+    return tuple(entry.model_copy(update={"overrides": as_arguments(entry.overrides)}) for entry in known)
 
 
-def _tuples_of(overrides: dict[str, Any]) -> dict[str, Any]:
+def as_arguments(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Constructor arguments from what JSON or TOML made of them: lists become tuples."""
     return {name: _tuples(value) for name, value in overrides.items()}
 
 
@@ -432,13 +434,7 @@ def find(detector: str, dataset: str | None = None) -> Path:
 
 
 def print_known() -> None:
-    """A table of the published checkpoints on standard output."""
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    table = Table(Column("name", no_wrap=True), "trained for", "published", "MB", "fetched", "licence")
+    """The published checkpoints on standard output, two lines each."""
     for entry in list_weights():
-        state = "yes" if entry.path.exists() else "no"
-        row = (entry.dataset, entry.published, f"{entry.bytes / 1e6:.0f}", state, entry.licence)
-        table.add_row(entry.name, *row)
-    Console().print(table)
+        print(f"{entry.name}  for {entry.detector}{', fetched' if entry.path.exists() else ''}")
+        print(f"    {entry.published}; {entry.bytes / 1e6:.0f} MB; {entry.licence}")
