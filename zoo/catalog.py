@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zoo.detector import Golden, Spec
+from zoo.one_stage import yolov3
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -39,6 +40,51 @@ _ROWS: tuple[Spec, ...] = (
             boxes={(800, 1088): 217_413},
             macs={(90, 800, 800): 134_379_721_216},
         ),
+    ),
+    Spec(
+        name="yolov3",
+        build=yolov3.yolov3,
+        year=2018,
+        paper="Redmon, Farhadi: YOLOv3: An Incremental Improvement, arXiv 1804.02767, 2018",
+        family="one-stage",
+        recipe=yolov3.RECIPE,
+        small=yolov3.SMALL,
+        small_recipe=yolov3.SMALL_RECIPE,
+        input_size=(416, 416),
+        golden=Golden(
+            parameters={80: 61_949_149, 20: 61_626_049},
+            boxes={(320, 320): 6_300, (416, 416): 10_647, (608, 608): 22_743},
+            macs={
+                (80, 320, 320): 19_486_412_800,
+                (80, 416, 416): 32_932_037_632,
+                (80, 608, 608): 70_345_950_208,
+                (20, 416, 416): 32_713_987_072,
+            },
+        ),
+    ),
+    Spec(
+        name="yolov3_tiny",
+        build=yolov3.yolov3_tiny,
+        year=2018,
+        paper="Redmon, Farhadi: YOLOv3: An Incremental Improvement, arXiv 1804.02767, 2018 (yolov3-tiny.cfg)",
+        family="one-stage",
+        recipe=yolov3.RECIPE,
+        small=yolov3.SMALL_TINY,
+        small_recipe=yolov3.SMALL_RECIPE,
+        input_size=(416, 416),
+        golden=Golden(parameters={80: 8_852_366}, boxes={(416, 416): 2_535}, macs={(80, 416, 416): 2_782_480_896}),
+    ),
+    Spec(
+        name="yolov3_spp",
+        build=yolov3.yolov3_spp,
+        year=2018,
+        paper="Redmon, Farhadi: YOLOv3: An Incremental Improvement, arXiv 1804.02767, 2018 (yolov3-spp.cfg)",
+        family="one-stage",
+        recipe=yolov3.RECIPE,
+        small=yolov3.SMALL_SPP,
+        small_recipe=yolov3.SMALL_RECIPE,
+        input_size=(608, 608),
+        golden=Golden(parameters={80: 62_998_749}, boxes={(608, 608): 22_743}, macs={(80, 608, 608): 70_724_486_144}),
     ),
 )
 

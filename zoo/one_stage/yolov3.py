@@ -38,7 +38,17 @@ from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.formats.darknet import Layer, conv_layers
 
-__all__ = ["RECIPE", "SMALL_RECIPE", "YOLOv3", "yolov3", "yolov3_spp", "yolov3_tiny"]
+__all__ = [
+    "RECIPE",
+    "SMALL",
+    "SMALL_RECIPE",
+    "SMALL_SPP",
+    "SMALL_TINY",
+    "YOLOv3",
+    "yolov3",
+    "yolov3_spp",
+    "yolov3_tiny",
+]
 
 RECIPE = Recipe(
     batch=64,
@@ -52,23 +62,46 @@ RECIPE = Recipe(
     warmup_power=4.0,
     source="yolov3.cfg of the released code, for COCO, from ImageNet weights",
 )
+ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
+TINY_ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
+_LARGEST_LOG = 8.0
+
+SMALL: dict[str, Any] = {
+    "size": 160,
+    "backbone": "small",
+    "heads": (48, 40, 32),
+    "depths": (3, 3, 3),
+    "anchors": ((13, 13), (18, 18), (25, 25), (32, 32), (44, 44), (59, 59), (80, 80), (112, 112), (154, 154)),
+    "bn_momentum": 0.1,
+    "limit": 100,
+}
+"""For `shapes`; the anchors are the medians of nine clusters of its objects, as the paper finds its own."""
+
+SMALL_SPP: dict[str, Any] = {**SMALL, "heads": (36, 36, 32), "depths": (4, 3, 3)}
+
+SMALL_TINY: dict[str, Any] = {
+    "size": 160,
+    "widths": (8, 16, 32, 48, 64, 96, 128),
+    "heads": (64, 48),
+    "anchors": ((14, 14), (21, 21), (33, 33), (51, 51), (82, 82), (143, 143)),
+    "second_mask": (0, 1, 2),
+    "bn_momentum": 0.1,
+    "limit": 100,
+}
+
 SMALL_RECIPE = Recipe(
     batch=16,
-    steps=4000,
+    steps=3_400,
     lr=2e-3,
     optimizer="adamw",
     weight_decay=5e-4,
     cosine=True,
     warmup=200,
-    clip_norm=10.0,
+    clip_norm=100.0,
     ema=0.998,
     augment=shapes_augment,
     source="ours, for minutes on a CPU",
 )
-
-ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
-TINY_ANCHORS = ((10, 14), (23, 27), (37, 58), (81, 82), (135, 169), (344, 319))
-_LARGEST_LOG = 8.0
 
 
 class YOLOv3(Detector):
