@@ -450,26 +450,34 @@ def _row(canvas: _Canvas, label: int, area: float, hide: float, difficult: bool)
     """One object, or a row of neighbours of its class that overlap as the scene wants."""
     chance, scene = canvas.chance, canvas.scene
     for _ in range(12):
-        pose = _pose(chance, scene, label, area)
-        if canvas.add(label, pose, hide, difficult):
+        first = _pose(chance, scene, label, area)
+        if canvas.add(label, first, hide, difficult):
             break
     else:
         return
+    ys, xs = np.nonzero(canvas.objects[-1].full)
     if chance.happens(scene.concentric):
         inner = scene.forms[chance.integer(0, len(scene.forms) - 1)]
         inside = _pose(chance, scene, inner, area * chance.real(0.08, 0.25))
-        canvas.add(inner, replace(inside, x=pose.x, y=pose.y), hide, False)
+        canvas.add(inner, replace(inside, x=first.x, y=first.y), hide, False)
     along_x = chance.happens(0.5)
     sign = 1 if chance.happens(0.5) else -1
+    length = int(xs.max() - xs.min() if along_x else ys.max() - ys.min()) + 1
+    last, turned = first, False
     for _ in range(chance.integer(*scene.neighbours) - 1):
-        ys, xs = np.nonzero(canvas.objects[-1].full)
-        length = int(xs.max() - xs.min() if along_x else ys.max() - ys.min()) + 1
         # Equal boxes that are moved by d along a side of length w overlap with IoU (w - d) / (w + d).
         overlap = chance.real(*scene.overlap)
-        move = sign * length * (1 - overlap) / (1 + overlap)
-        pose = replace(pose, x=pose.x + move * along_x, y=pose.y + move * (not along_x))
-        if not canvas.add(label, pose, hide, difficult):
-            return
+        move = length * (1 - overlap) / (1 + overlap)
+        following = replace(last, x=last.x + sign * move * along_x, y=last.y + sign * move * (not along_x))
+        if not canvas.add(label, following, hide, difficult):
+            if turned:
+                return
+            # The image ends here: the row goes on at its other end.
+            sign, turned = -sign, True
+            following = replace(first, x=first.x + sign * move * along_x, y=first.y + sign * move * (not along_x))
+            if not canvas.add(label, following, hide, difficult):
+                return
+        last = following
 
 
 def draw(scene: Scene, split: int, index: int) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
@@ -498,9 +506,10 @@ def draw(scene: Scene, split: int, index: int) -> tuple[NDArray[np.uint8], list[
     small = [chance.octaves(*scene.area) for _ in range(chance.integer(few, many if not plan else max(few, many // 2)))]
     if chance.happens(0.7):
         small.sort(reverse=True)
+    crowded = scene.neighbours[1] > 1 or scene.concentric > 0
     for area in plan + small:
         label = scene.forms[chance.integer(0, len(scene.forms) - 1)]
-        hide, difficult = scene.hidden * (1.0 if scene.neighbours[1] > 1 else chance.real()), False
+        hide, difficult = scene.hidden * (1.0 if crowded else chance.real()), False
         if chance.happens(scene.difficult):
             difficult, hide = True, 0.85
             if area < 2000:
