@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
 
+from benchmarks.datasets import Dataset
 from ops.structures import Detections, Target
 from zoo.detector import Detector
 
@@ -119,3 +122,50 @@ def assert_overfits(model: Detector, steps: int, lr: float = 2e-3, iou: float = 
         assert len(top) == len(target), f"image {index}: {len(answer)} detections for {len(target)} objects"
         overlap = box_iou(top.boxes, target.boxes) * (top.labels[:, None] == target.labels[None])
         assert overlap.amax(0).min() > iou, f"image {index}: objects are matched at {overlap.amax(0).tolist()}"
+
+
+def assert_is_dataset(dataset: Dataset, indices: range) -> None:
+    """The contract of a data set: images, targets, the COCO view of the same objects, and a stable fingerprint."""
+    truth = dataset.coco()
+    assert len(dataset) == len(dataset.image_ids) == len(set(dataset.image_ids)) == len(truth["images"])
+    assert len(dataset.class_names) == len(dataset.category_ids) == len(set(dataset.category_ids))
+    assert dataset.num_objects == len(truth["annotations"])
+    assert [row["id"] for row in truth["images"]] == list(dataset.image_ids)
+    assert [row["id"] for row in truth["categories"]] == list(dataset.category_ids)
+    ids = [row["id"] for row in truth["annotations"]]
+    assert len(set(ids)) == len(ids)
+    assert 0 not in ids, "pycocotools loses a match with annotation 0"
+    assert re.fullmatch("[0-9a-f]{64}", dataset.fingerprint)
+
+    for index in indices:
+        image, target = dataset[index]
+        height, width = dataset.size(index)
+        assert image.dtype == torch.float32
+        assert image.shape == (3, height, width)
+        assert image.is_contiguous()
+        assert image.min() >= 0
+        assert 0.1 < image.max() <= 1, "pixels run from 0 to 1, not to 255"
+        assert target.boxes.dtype == torch.float32
+        assert target.labels.dtype == torch.int64
+        assert target.ignore.dtype == torch.bool
+        assert target.area is not None
+        assert bool((target.boxes[:, 2:] > target.boxes[:, :2]).all())
+        assert bool((target.boxes >= -2).all())
+        assert bool((target.boxes[:, 2:] <= torch.tensor([width + 2, height + 2])).all())
+        assert bool(((target.labels >= 0) & (target.labels < len(dataset.class_names))).all())
+        rows = [row for row in truth["annotations"] if row["image_id"] == dataset.image_ids[index]]
+        rows = [row for row in rows if min(row["bbox"][2:]) > 0]
+        x, y, w, h = torch.tensor([row["bbox"] for row in rows], dtype=torch.float64).reshape(-1, 4).unbind(1)
+        assert torch.equal(target.boxes, torch.stack([x, y, x + w, y + h], 1).float())
+        assert [dataset.category_ids[label] for label in target.labels.tolist()] == [row["category_id"] for row in rows]
+        flags = [bool(row["iscrowd"] or row.get("difficult")) for row in rows]
+        assert target.ignore.tolist() == flags
+
+        target.boxes.zero_()
+        image.zero_()
+        again = dataset[index]
+        assert again[0].max() > 0, "an answer must be the caller's own"
+        assert torch.equal(again[1].boxes, dataset.target(index).boxes)
+        assert not len(rows) or again[1].boxes.max() > 0
+    truth["annotations"].clear()
+    assert len(dataset.coco()["annotations"]) == dataset.num_objects
