@@ -33,7 +33,7 @@ def bipartite_match(iou: Tensor, least: float = 1e-6) -> Tensor:
     # Pairs that are each other's best are what picking the largest one by one would pick too, in any order.
     for _ in range(objects):
         best_value, best = free.max(1)
-        mutual = (free.argmax(0)[best] == every) & (best_value > least)
+        mutual = (free[:, best].argmax(0) == every) & (best_value > least)
         if not bool(mutual.any()):
             break
         matches[best[mutual]] = every[mutual]

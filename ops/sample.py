@@ -17,12 +17,12 @@ def hardest(losses: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
         counts: `[B]`, how many at most in each row.
 
     Returns:
-        bool `[B, N]`; of equal losses the earlier is taken.
+        bool `[B, N]`; which of equal losses is taken is not said, only how many.
     """
-    ranked = losses.detach().masked_fill(~candidates, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    ranks = torch.empty_like(ranked)
-    ranks.scatter_(1, ranked, torch.arange(losses.shape[1], device=losses.device).expand_as(ranked))
-    return candidates & (ranks < counts[:, None])
+    most = min(int(counts.max()), losses.shape[1]) if counts.numel() else 0
+    chosen = losses.detach().masked_fill(~candidates, -torch.inf).topk(most, dim=1).indices
+    taken = torch.arange(most, device=losses.device) < counts[:, None]
+    return candidates & torch.zeros_like(candidates).scatter_(1, chosen, taken)
 
 
 def balanced_sample(positive: Tensor, negative: Tensor, count: int, positive_share: float) -> tuple[Tensor, Tensor]:

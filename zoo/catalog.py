@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.detector import Golden, Spec
-from zoo.one_stage import yolov3
+from zoo.one_stage import ssd, yolov3
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -39,6 +39,38 @@ _ROWS: tuple[Spec, ...] = (
             parameters={90: 41_755_286, 80: 41_704_036},
             boxes={(800, 1088): 217_413},
             macs={(90, 800, 800): 134_379_721_216},
+        ),
+    ),
+    Spec(
+        name="ssd300_vgg16",
+        build=ssd.ssd300_vgg16,
+        year=2015,
+        paper="Liu, Anguelov, Erhan, Szegedy, Reed, Fu, Berg: SSD, ECCV 2016",
+        family="one-stage",
+        recipe=ssd.RECIPE,
+        small=ssd.SMALL,
+        small_recipe=ssd.SMALL_RECIPE,
+        input_size=(300, 300),
+        golden=Golden(
+            parameters={20: 26_285_486, 80: 34_305_206},
+            boxes={(300, 300): 8_732},
+            macs={(20, 300, 300): 31_373_537_792, (80, 300, 300): 34_360_351_232},
+        ),
+    ),
+    Spec(
+        name="ssd512_vgg16",
+        build=ssd.ssd512_vgg16,
+        year=2015,
+        paper="Liu, Anguelov, Erhan, Szegedy, Reed, Fu, Berg: SSD, ECCV 2016",
+        family="one-stage",
+        recipe=ssd.RECIPE,
+        small=ssd.SMALL_512,
+        small_recipe=ssd.SMALL_512_RECIPE,
+        input_size=(512, 512),
+        golden=Golden(
+            parameters={20: 27_188_676, 80: 36_038_196},
+            boxes={(512, 512): 24_564},
+            macs={(20, 512, 512): 90_207_908_864, (80, 512, 512): 98_628_936_704},
         ),
     ),
     Spec(

@@ -27,11 +27,16 @@ def test_every_chosen_one_is_at_least_as_hard_as_every_other_candidate() -> None
 
 
 def test_ties_and_extremes() -> None:
-    losses = torch.tensor([[1.0, 2.0, 2.0, 2.0], [torch.inf, 0.0, torch.inf, -1e30]])
-    candidates = torch.tensor([[True, True, True, True], [False, True, True, True]])
-    chosen = hardest(losses, candidates, torch.tensor([2, 3]))
-    assert chosen.tolist() == [[False, True, True, False], [False, True, True, True]]
-    assert not hardest(losses, torch.zeros(2, 4, dtype=torch.bool), torch.tensor([4, 4])).any()
+    losses = torch.tensor([[1.0, 2.0, 2.0, 2.0], [torch.inf, 0.0, torch.inf, -1e30], [0.0, 0.0, 0.0, 0.0]])
+    candidates = torch.tensor([[True, True, True, True], [False, True, True, True], [True, True, True, False]])
+    chosen = hardest(losses, candidates, torch.tensor([2, 3, 2]))
+    assert chosen.sum(1).tolist() == [2, 3, 2]
+    assert not chosen[0, 0]
+    assert chosen[1].tolist() == [False, True, True, True]
+    assert not chosen[2, 3]
+    nothing = torch.zeros(2, 4, dtype=torch.bool)
+    assert not hardest(losses[:2], nothing, torch.tensor([4, 9])).any()
+    assert not hardest(losses[:2], ~nothing, torch.tensor([0, 0])).any()
 
 
 def test_no_gradient_flows() -> None:

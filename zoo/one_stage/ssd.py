@@ -37,7 +37,18 @@ from zoo.backbones.vgg import vgg16_layers
 from zoo.detector import Detector, Recipe
 from zoo.parts.l2norm import L2Norm
 
-__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "SSD", "Predictions", "VGGSources", "ssd300_vgg16", "ssd512_vgg16"]
+__all__ = [
+    "RECIPE",
+    "SMALL",
+    "SMALL_512",
+    "SMALL_512_RECIPE",
+    "SMALL_RECIPE",
+    "SSD",
+    "Predictions",
+    "VGGSources",
+    "ssd300_vgg16",
+    "ssd512_vgg16",
+]
 
 RECIPE = Recipe(
     batch=32,
@@ -63,6 +74,25 @@ SMALL_RECIPE = Recipe(
     augment=shapes_augment,
     source="ours, for minutes on a CPU",
 )
+SMALL_512_RECIPE = replace(SMALL_RECIPE, steps=2000)
+
+SMALL: dict[str, Any] = {
+    "size": 160,
+    "backbone": "small",
+    "extras": ((32, 64, 3, 2, 1), (32, 64, 3, 1, 0)),
+    "percents": (6, 10, 20, 34, 50, 66, 85),
+    "ratios": ((), (2,), (2,), (2,), (2,), (2,)),
+    "steps": None,
+    "whole_pixels": False,
+    "trains_on_ignored": False,
+}
+SMALL_512: dict[str, Any] = {
+    **SMALL,
+    "size": 192,
+    "extras": ((32, 48, 3, 2, 1), (32, 48, 3, 2, 1), (32, 48, 3, 2, 1)),
+    "percents": (5, 9, 17, 29, 42, 56, 70, 88),
+    "ratios": ((), (2,), (2,), (2,), (2,), (2,), (2,)),
+}
 
 _PERCENTS_300 = {"voc": (10, 20, 37, 54, 71, 88, 105), "coco": (7, 15, 33, 51, 69, 87, 105)}
 _PERCENTS_512 = {"voc": (7, 15, 30, 45, 60, 75, 90, 105), "coco": (4, 10, 26, 42, 58, 74, 90, 106)}
@@ -99,7 +129,6 @@ class SSD(Detector):
         ratios: Aspect ratios of each level besides 1; each stands for itself and its inverse.
         steps: Pixels between neighbouring cells of each level; None divides `size` by the map's side (section 2.2).
         whole_pixels: Cut prior sizes to whole pixels, as the released models do.
-        norm: Batch normalisation in the extra levels.
         match_iou: From this IoU on, a prior learns an object besides the object's best one (section 2.2); None: only
             the best.
         negative_iou: A prior that overlaps some object this much is no negative.
@@ -125,7 +154,6 @@ class SSD(Detector):
         ratios: Sequence[Sequence[float]],
         steps: Sequence[float] | None = None,
         whole_pixels: bool = True,
-        norm: bool = False,
         match_iou: float | None = 0.5,
         negative_iou: float = 0.5,
         sampler: Literal["hard", "random", "all"] = "hard",
@@ -149,7 +177,7 @@ class SSD(Detector):
         channels = list(self.backbone.channels)
         self.extras = nn.ModuleList()
         for extra in extras:
-            self.extras.append(_extra_layers(channels[-1], extra, norm))
+            self.extras.append(_extra_layers(channels[-1], extra))
             channels.append(extra[1])
         self._windows = [(kernel, stride, padding) for _, _, kernel, stride, padding in extras]
         if not len(channels) == len(ratios) == len(percents) - 1:
@@ -238,11 +266,11 @@ class SSD(Detector):
         assigned = [self._assign(target) for target in targets]
         classes, offsets, free = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         positive = classes > 0
-        entropy = F.cross_entropy(outputs.logits.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
-        learnt = positive | self._choose_negatives(entropy, free, positive.sum(1))
+        learnt = positive | self._choose_negatives(outputs.logits.detach(), free, positive.sum(1))
         count = positive.sum().clamp(min=1)
         box = F.smooth_l1_loss(outputs.offsets[positive], offsets[positive], reduction="sum")
-        return {"box": box / count, "class": entropy[learnt].sum() / count}
+        entropy = F.cross_entropy(outputs.logits[learnt], classes[learnt], reduction="sum")
+        return {"box": box / count, "class": entropy / count}
 
     def _assign(self, target: Target) -> tuple[Tensor, Tensor, Tensor]:
         """Class `[N]` of each prior (0 is background), its offsets `[N, 4]`, and whether it may be a negative."""
@@ -257,11 +285,14 @@ class SSD(Detector):
         offsets[rows] = self.coder.encode(target.boxes[matches[rows]], self.priors[rows])
         return classes, offsets, (matches < 0) & (iou.amax(0) < self.negative_iou)
 
-    def _choose_negatives(self, entropy: Tensor, free: Tensor, positives: Tensor) -> Tensor:
+    def _choose_negatives(self, logits: Tensor, free: Tensor, positives: Tensor) -> Tensor:
         if self.sampler == "all":
             return free
-        hardness = entropy if self.sampler == "hard" else torch.rand_like(entropy)
-        return hardest(hardness, free, positives * self.negatives)
+        if self.sampler == "hard":
+            hardness = logits.float().logsumexp(-1) - logits[..., 0]
+        else:
+            hardness = torch.rand_like(logits[..., 0])
+        return hardest(hardness, free, (positives * self.negatives).long())
 
 
 def _flatten(heads: nn.ModuleList, maps: list[Tensor], values: int) -> Tensor:
@@ -273,8 +304,7 @@ def _flatten(heads: nn.ModuleList, maps: list[Tensor], values: int) -> Tensor:
 def _caffe_xavier(conv: nn.Conv2d) -> nn.Conv2d:
     """Caffe's `xavier` filler: uniform, variance 1 / fan-in."""
     nn.init.kaiming_uniform_(conv.weight, nonlinearity="linear")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
     return conv
 
 
@@ -282,16 +312,10 @@ def _head(inputs: int, outputs: int) -> nn.Conv2d:
     return _caffe_xavier(nn.Conv2d(inputs, outputs, 3, padding=1))
 
 
-def _extra_layers(inputs: int, extra: Sequence[int], norm: bool) -> nn.Sequential:
+def _extra_layers(inputs: int, extra: Sequence[int]) -> nn.Sequential:
     narrow, width, kernel, stride, padding = extra
-    convs = (nn.Conv2d(inputs, narrow, 1, bias=not norm), nn.Conv2d(narrow, width, kernel, stride, padding, bias=not norm))
-    layers: list[nn.Module] = []
-    for conv in convs:
-        layers.append(_caffe_xavier(conv))
-        if norm:
-            layers.append(nn.BatchNorm2d(conv.out_channels))
-        layers.append(nn.ReLU(inplace=True))
-    return nn.Sequential(*layers)
+    first, second = nn.Conv2d(inputs, narrow, 1), nn.Conv2d(narrow, width, kernel, stride, padding)
+    return nn.Sequential(_caffe_xavier(first), nn.ReLU(inplace=True), _caffe_xavier(second), nn.ReLU(inplace=True))
 
 
 class VGGSources(nn.Module):
@@ -331,17 +355,15 @@ class SmallSources(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.net = SmallNet()
-        self.channels = self.net.channels[1:]
-        self.strides = self.net.strides[1:]
+        self.channels = self.net.channels
+        self.strides = self.net.strides
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps at strides 8, 16 and 32."""
-        return self.net(x)[1:]
+        """Maps at strides 4, 8, 16 and 32."""
+        return self.net(x)
 
 
-def ssd300_vgg16(
-    num_classes: int, *, size: int = 300, sizes: Literal["voc", "coco"] = "voc", **overrides: Any
-) -> SSD:
+def ssd300_vgg16(num_classes: int, *, size: int = 300, sizes: Literal["voc", "coco"] = "voc", **overrides: Any) -> SSD:
     """SSD300: six levels, 8,732 priors.
 
     Args:
@@ -359,9 +381,7 @@ def ssd300_vgg16(
     return SSD(num_classes, size=size, **{**paper, **overrides})
 
 
-def ssd512_vgg16(
-    num_classes: int, *, size: int = 512, sizes: Literal["voc", "coco"] = "voc", **overrides: Any
-) -> SSD:
+def ssd512_vgg16(num_classes: int, *, size: int = 512, sizes: Literal["voc", "coco"] = "voc", **overrides: Any) -> SSD:
     """SSD512: seven levels, 24,564 priors.
 
     Args:
@@ -376,16 +396,3 @@ def ssd512_vgg16(
         "ratios": ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
     }
     return SSD(num_classes, size=size, **{**paper, **overrides})
-
-
-SMALL: dict[str, Any] = {
-    "size": 160,
-    "backbone": "small",
-    "extras": ((32, 64, 3, 2, 1), (32, 64, 3, 1, 0)),
-    "percents": (6, 14, 26, 42, 60, 80),
-    "ratios": ((2,), (2,), (2,), (2,), (2,)),
-    "steps": None,
-    "whole_pixels": False,
-    "norm": True,
-    "trains_on_ignored": False,
-}
