@@ -49,11 +49,11 @@ def orientation_votes(image: Tensor, bins: int = 9, *, gamma: bool = True) -> Te
 
 
 def _strongest_channel(across: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """`[C, H, W]` to `[H, W]`, of equally strong channels the first."""
+    """`[C, H, W]` to `[H, W]`; of equally strong channels the last of RGB, which is OpenCV's first."""
     best = across[0], down[0], across[0].square() + down[0].square()
     for x, y in zip(across[1:], down[1:], strict=True):
         strength = x.square() + y.square()
-        better = strength > best[2]
+        better = strength >= best[2]
         best = torch.where(better, x, best[0]), torch.where(better, y, best[1]), torch.where(better, strength, best[2])
     return best[0], best[1]
 

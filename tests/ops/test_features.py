@@ -34,7 +34,8 @@ def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def tensor(image: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1).float() / 255
+    """OpenCV's bytes, BGR or grey, as we take images."""
+    return torch.from_numpy(np.atleast_3d(image)[..., ::-1].copy()).permute(2, 0, 1).float() / 255
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,13 @@ def test_votes_wrap_at_the_horizontal() -> None:
     for side in (image, 1 - image):
         votes = orientation_votes(side, gamma=False)[:, 1, 3]
         np.testing.assert_allclose(votes, [127.5] + [0] * 7 + [127.5], atol=1e-3)
+
+
+def test_of_equally_strong_channels_opencv_takes_blue() -> None:
+    y, x = np.mgrid[:32, :32].astype(np.uint8)
+    image = np.stack([4 * y, 4 * x, 4 * (31 - x)], -1)
+    theirs = cv2.HOGDescriptor((32, 32), (16, 16), (8, 8), (8, 8), 9, 1, -1, 0, 0.2, False).compute(image)
+    np.testing.assert_allclose(hog_descriptor(tensor(image), gamma=False), theirs, rtol=0, atol=OPENCV)
 
 
 def test_contrast_changes_little_and_position_much() -> None:
