@@ -93,7 +93,7 @@ def place(
     if list(seen.shape[-2:]) != inner:
         seen = F.resize_image(seen, inner, antialias=False)
     if inner == list(size):
-        canvas = seen
+        canvas = seen.contiguous()
     else:
         colour = image.new_tensor([fill] * 3 if isinstance(fill, int | float) else list(fill))
         canvas = colour[:, None, None].expand(3, *size).contiguous()
@@ -244,15 +244,15 @@ def _ssd_colour(image: Tensor) -> Tensor:
     colour = Colour(image)
     if _chance(0.5):
         colour.add(_uniform(-32, 32) / 255)
-    contrast_last = _chance(0.5)
-    steps = [
-        (lambda: colour.gain(_uniform(0.5, 1.5))),
-        (lambda: colour.saturation(_uniform(0.5, 1.5))),
-        (lambda: colour.hue(_uniform(-18, 18))),
-    ]
-    for step in steps[1:] + steps[:1] if contrast_last else steps:
-        if _chance(0.5):
-            step()
+    contrast_first = _chance(0.5)
+    if contrast_first and _chance(0.5):
+        colour.gain(_uniform(0.5, 1.5))
+    if _chance(0.5):
+        colour.saturation(_uniform(0.5, 1.5))
+    if _chance(0.5):
+        colour.hue(_uniform(-18, 18))
+    if not contrast_first and _chance(0.5):
+        colour.gain(_uniform(0.5, 1.5))
     return colour.apply()
 
 
