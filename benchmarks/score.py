@@ -54,7 +54,9 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         if any(value is not None for value in part.values())
     ]
     classes = scores["per_class"]
-    columns = [key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())]
+    columns = [
+        key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())
+    ]
     rows = [[name, row["objects"], *_percent(row[key] for key in columns)] for name, row in classes.items()]
     blocks.append(
         tabulate(

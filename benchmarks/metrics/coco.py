@@ -129,10 +129,10 @@ def _accumulate(
                     else:
                         wrong[t] += 1
             for r in range(len(recalls)):
-                needed = max(np.int64(recalls[r] * total) - 1, 0)
+                needed = max(1, int(recalls[r] * total) - 1)
                 while needed / total < recalls[r]:
                     needed += 1
-                at[r] = max(needed, 1)
+                at[r] = needed
             for t in range(thresholds):
                 for m in range(len(max_detections)):
                     recall[m, a, k, t] = found[m, t] / total

@@ -1,11 +1,11 @@
-"""`compiled`: numba's compiler with its cache on disk, so that a process pays for loading machine code, not for making it."""
+"""`compiled`: numba's compiler with its cache on disk, so that a process loads machine code and does not make it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 
@@ -21,8 +21,9 @@ def _beside_the_sources() -> bool:
     return os.access(cache if cache.exists() else folder, os.W_OK)
 
 
-if not numba.config.CACHE_DIR and not _beside_the_sources() and "DETECTOR_ZOO_CACHE" in os.environ:
-    numba.config.CACHE_DIR = str(Path(os.environ["DETECTOR_ZOO_CACHE"]) / "numba")
+_CONFIG: Any = numba.config
+if not _CONFIG.CACHE_DIR and not _beside_the_sources() and "DETECTOR_ZOO_CACHE" in os.environ:
+    _CONFIG.CACHE_DIR = str(Path(os.environ["DETECTOR_ZOO_CACHE"]) / "numba")
 
 
 def compiled(function: Callable[P, R]) -> Callable[P, R]:

@@ -29,9 +29,7 @@ def mask_ap(gt: Path | str | dict[str, Any], detections: Path | str | list[dict[
     truth = load_ground_truth(gt)
     data = gt if isinstance(gt, dict) else read_json(Path(gt))
     name, entries = (
-        ("detections", detections)
-        if isinstance(detections, list)
-        else (str(detections), read_json(Path(detections)))
+        ("detections", detections) if isinstance(detections, list) else (str(detections), read_json(Path(detections)))
     )
     if not isinstance(entries, list):
         raise ScoreError(f"{name}: is not a list; write COCO's results JSON, a list of detections")

@@ -167,7 +167,7 @@ def _scale(digits: np.uint64, power: int) -> tuple[bool, float]:
     elif rest + np.uint64(2) > half:
         return False, 0.0
     exponent = drop + 64 - shift + _FIVES_EXPONENT[power + _REACH] + power
-    return True, np.float64(mantissa) * _TWOS[exponent + _TWO_BIAS]
+    return True, float(mantissa) * _TWOS[exponent + _TWO_BIAS]
 
 
 @compiled
@@ -213,17 +213,22 @@ def _number(data: NDArray[np.uint8], i: int) -> tuple[int, int, int, float]:
         if i == start:
             return i, _INVALID, 0, 0.0
         power += -exponent if down else exponent
-    # Leading zeros (0.0001) count as digits here: a text so long is rare, and Python reads it.
+    if length > 19:  # perhaps only for its leading zeros, as in 0.000012345678901234567
+        j = first
+        while data[j] == _ZERO or data[j] == _POINT:
+            length -= data[j] == _ZERO
+            j += 1
     if length > 19 or (whole and length > 18):
         return i, _UNDECIDED, 0, 0.0
     sign = -1.0 if negative else 1.0
     if whole:
-        integer = np.int64(digits)
-        return i, _INTEGER, -integer if negative else integer, np.float64(-integer if negative else integer)
+        integer = int(np.int64(digits))  # signed, for 64 unsigned bits would not turn negative
+        integer = -integer if negative else integer
+        return i, _INTEGER, integer, float(integer)
     if digits == 0:
         return i, _REAL, 0, sign * 0.0
     if digits <= np.uint64(1 << 53) and -22 <= power <= 22:
-        value = np.float64(digits)
+        value = float(digits)
         value = value / _TENS[-power] if power < 0 else value * _TENS[power]
         return i, _REAL, 0, sign * value
     if not -_REACH <= power <= _REACH:

@@ -1,9 +1,9 @@
 """VOC's two average precisions, from the matches.
 
-`AP07` is the mean of the highest precision at recalls 0, .1, ... 1, which are exact tenths here; `AP10` (since 2010) the
-area under the precision curve made monotone. Objects that are difficult or crowds are not counted, and the detections
-that fall to them are neither right nor wrong. Detections per image are not capped. IoU is continuous: the +1 of VOC's
-inclusive pixels belongs to the reading of its files.
+`AP07` is the mean of the highest precision at recalls 0, .1, ... 1, which are exact tenths here; `AP10` (since 2010) is
+the area under the precision curve made monotone. Objects that are difficult or crowds are not counted, and the
+detections that fall to them are neither right nor wrong. Detections per image are not capped. IoU is continuous: the +1
+of VOC's inclusive pixels belongs to the reading of its files.
 
 Source: Everingham et al., "The PASCAL visual object classes challenge", 2010, and its development kit.
 """
