@@ -31,7 +31,7 @@ class _RunningMax(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, backwards: bool) -> Tensor:
-        best = _scan(x.clone(memory_format=torch.contiguous_format), dim, backwards)
+        best = _scan(x.clone(), dim, backwards)
         ctx.save_for_backward(best)
         ctx.dim, ctx.backwards = dim, backwards
         return best
@@ -46,7 +46,7 @@ class _RunningMax(torch.autograd.Function):
         near, far = best.narrow(dim, 0, length - 1), best.narrow(dim, 1, length - 1)
         first = 0 if backwards else 1
         grew = near > far if backwards else far > near
-        source = torch.zeros(best.shape, device=best.device, dtype=steps.dtype)
+        source = torch.zeros_like(best, dtype=steps.dtype)
         source.narrow(dim, first, length - 1).copy_(grew * steps.narrow(dim, first, length - 1))
         source = _scan(source, dim, backwards).long()
         if backwards:
