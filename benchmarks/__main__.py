@@ -307,6 +307,27 @@ def predict(
 
 
 @app.command()
+def gallery(
+    detectors: Annotated[list[str], typer.Argument(help="Detectors that ship weights for the dataset.")],
+    out: Annotated[Path, typer.Option(help="PNG file.")] = Path("reports/detections.png"),
+    dataset: DatasetName = "shapes",
+    data_root: DataRoot = None,
+    images: Annotated[str, typer.Option(help="Indices in the test split, with commas.")] = "3,5,11",
+) -> None:
+    """Draw a sheet: the truth, and beside it what each detector sees."""
+    with _sentences():
+        from torchvision.io import write_png
+
+        from benchmarks.datasets import open_dataset
+        from benchmarks.drawing import gallery as run
+
+        data = open_dataset(dataset, None, data_root)
+        subjects = [_subject(name, dataset, None, len(data.class_names), None) for name in detectors]
+        write_png(run(subjects, data, [int(index) for index in images.split(",")]), str(out), compression_level=9)
+        print(out)
+
+
+@app.command()
 def weights(
     fetch: Annotated[str | None, typer.Argument(help="Name of a known checkpoint to fetch and check.")] = None,
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,11 +11,11 @@ from torch import Tensor
 from torchvision.io import write_png
 from torchvision.utils import draw_bounding_boxes
 
-from benchmarks.datasets import read_image
+from benchmarks.datasets import Dataset, read_image
 from benchmarks.evaluate import Subject
 from ops.structures import Detections
 
-__all__ = ["draw", "predict_files"]
+__all__ = ["draw", "gallery", "predict_files"]
 
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#ffffff")
 
@@ -48,3 +49,31 @@ def predict_files(
         target = out / f"{path.stem}.png"
         write_png(draw(image, answer, class_names, threshold), str(target))
         yield target
+
+
+def gallery(subjects: Sequence[Subject], dataset: Dataset, indices: Sequence[int], threshold: float = 0.4) -> Tensor:
+    """A sheet uint8 `[3, H, W]`: a row an image, first the truth, then what each detector sees."""
+    rows = []
+    for index in indices:
+        image, target = dataset[index]
+        shown = target[~target.ignore]
+        truth = Detections(shown.boxes, torch.ones(len(shown)), shown.labels)
+        cells = [draw(_enlarged(image), _scaled(truth), dataset.class_names)]
+        for subject in subjects:
+            with torch.inference_mode():
+                (answer,) = subject.model.eval()([image])
+            cells.append(draw(_enlarged(image), _scaled(answer), subject.class_names or dataset.class_names, threshold))
+        rows.append(torch.cat(cells, 2))
+    return torch.cat(rows, 1)
+
+
+_ZOOM = 2
+"""Names and scores are readable on small images only when these are enlarged."""
+
+
+def _enlarged(image: Tensor) -> Tensor:
+    return image.repeat_interleave(_ZOOM, 1).repeat_interleave(_ZOOM, 2)
+
+
+def _scaled(detections: Detections) -> Detections:
+    return replace(detections, boxes=detections.boxes * _ZOOM)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.datasets import open_dataset
+from benchmarks.evaluate import category_of_label, detect
+from benchmarks.metrics import load_detections, load_ground_truth, score
+from benchmarks.shipping import LIMIT, WEIGHTS, Expectation, shipped, verdict
+from zoo import CATALOG, checkpoints
+
+EXPECTATION = Expectation(
+    detector="ssd300_vgg16",
+    benchmark="shapes",
+    split="test",
+    fingerprint="f",
+    sha256="s",
+    headline="AP",
+    expected=45.0,
+    stats={"AP": 0.45},
+)
+
+
+@pytest.mark.parametrize("measured", [0.446, 0.45, 0.454])
+def test_verdict_accepts_what_is_within_tolerance(measured):
+    assert verdict(EXPECTATION, {"stats": {"AP": measured}}) is None
+
+
+@pytest.mark.parametrize(
+    ("measured", "words"), [(0.44, "dropped"), (0.46, "higher"), (0.0, "dropped"), (None, "dropped")]
+)
+def test_verdict_names_detector_metric_expected_and_measured(measured, words):
+    text = verdict(EXPECTATION, {"stats": {"AP": measured}})
+    assert text is not None
+    assert words in text
+    assert "ssd300_vgg16: AP on shapes test" in text
+    assert "expected 45.00" in text
+    assert ("measured nan" if measured is None else f"measured {100 * measured:.2f}") in text
+
+
+def test_missing_expectation_is_named(tmp_path):
+    (tmp_path / "ssd300_vgg16_small.shapes.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"ssd300_vgg16_small\.shapes\.json"):
+        shipped("shapes", folder=tmp_path)
+
+
+def test_what_ships_is_small_known_and_described():
+    files = sorted(WEIGHTS.glob("*.safetensors"))
+    assert files, "no checkpoint ships"
+    assert sum(path.stat().st_size for path in files) < 30e6
+    for path in files:
+        assert path.stat().st_size <= LIMIT
+        described = json.loads(path.with_suffix(".json").read_text())
+        assert described["detector"] in CATALOG
+        assert path.name.startswith(f"{described['detector']}_small.{described['benchmark']}.")
+
+
+def score_on_some(path: Path, count: int) -> float:
+    data = open_dataset("shapes")
+    model, meta = checkpoints.load(path)
+    rows = detect(model, data, categories=category_of_label(data, model.num_classes, meta.class_names), limit=count)
+    ids = set(data.image_ids[:count])
+    truth = data.coco()
+    truth["images"] = [row for row in truth["images"] if row["id"] in ids]
+    truth["annotations"] = [row for row in truth["annotations"] if row["image_id"] in ids]
+    loaded = load_ground_truth(truth)
+    return score(loaded, load_detections(rows, loaded))["stats"]["AP50"]
+
+
+def test_a_damaged_checkpoint_scores_less(tmp_path):
+    """One tensor shifted: the numbers must see it."""
+    path, _ = shipped("shapes", "ssd300_vgg16")[0]
+    model, meta = checkpoints.load(path)
+    state = load_file(path)
+    name = next(name for name, value in state.items() if value.ndim == 4)
+    state[name] = torch.roll(state[name], 1, 0)
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+    damaged = tmp_path / path.name
+    checkpoints.save(
+        damaged,
+        model,
+        detector=meta.detector,
+        num_classes=meta.num_classes,
+        overrides=meta.overrides,
+        class_names=meta.class_names,
+        small=meta.small,
+    )
+    assert score_on_some(damaged, 16) < score_on_some(path, 16) - 0.1
