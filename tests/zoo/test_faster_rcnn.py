@@ -285,7 +285,7 @@ def test_rpn_without_an_anchor_inside(rpn: RPN) -> None:
     outputs = outputs_of(rpn, 40, 40)
     target = Target(torch.tensor([[3.0, 4, 30, 30]]), torch.tensor([0]))
     losses = rpn.losses(outputs, whole(40, 40), [target])
-    assert [float(value) for value in losses.values()] == [0, 0]
+    assert [value.item() for value in losses.values()] == [0, 0]
 
 
 def head(samples: int = 128, beta: float = 1.0) -> RoIHead:
