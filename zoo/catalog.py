@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.detector import Golden, Spec
-from zoo.one_stage import ssd, yolov3
+from zoo.one_stage import centernet, cornernet, ssd, yolov3
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -117,6 +117,54 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=yolov3.SMALL_RECIPE,
         input_size=(608, 608),
         golden=Golden(parameters={80: 62_998_749}, boxes={(608, 608): 22_743}, macs={(80, 608, 608): 70_724_486_144}),
+    ),
+    Spec(
+        name="cornernet511_hg52",
+        build=cornernet.cornernet511_hg52,
+        year=2018,
+        paper="Law, Deng: CornerNet: Detecting Objects as Paired Keypoints, ECCV 2018",
+        family="keypoint",
+        recipe=cornernet.RECIPE,
+        small=cornernet.SMALL,
+        small_recipe=cornernet.SMALL_RECIPE,
+        input_size=(511, 511),
+        golden=Golden(parameters={80: 100_330_278}, macs={(80, 511, 511): 223_553_519_616}),
+    ),
+    Spec(
+        name="cornernet511_hg104",
+        build=cornernet.cornernet511_hg104,
+        year=2018,
+        paper="Law, Deng: CornerNet: Detecting Objects as Paired Keypoints, ECCV 2018",
+        family="keypoint",
+        recipe=cornernet.RECIPE,
+        small=cornernet.SMALL_104,
+        small_recipe=cornernet.SMALL_RECIPE,
+        input_size=(511, 511),
+        golden=Golden(parameters={80: 201_035_212}, macs={(80, 511, 511): 343_172_186_112}),
+    ),
+    Spec(
+        name="centernet511_hg52",
+        build=centernet.centernet511_hg52,
+        year=2019,
+        paper="Duan, Bai, Xie, Qi, Huang, Tian: CenterNet: Keypoint Triplets for Object Detection, ICCV 2019",
+        family="keypoint",
+        recipe=centernet.RECIPE,
+        small=centernet.SMALL,
+        small_recipe=centernet.SMALL_RECIPE,
+        input_size=(511, 511),
+        golden=Golden(parameters={80: 104_844_152}, macs={(80, 511, 511): 297_448_767_488}),
+    ),
+    Spec(
+        name="centernet511_hg104",
+        build=centernet.centernet511_hg104,
+        year=2019,
+        paper="Duan, Bai, Xie, Qi, Huang, Tian: CenterNet: Keypoint Triplets for Object Detection, ICCV 2019",
+        family="keypoint",
+        recipe=centernet.RECIPE,
+        small=centernet.SMALL_104,
+        small_recipe=centernet.SMALL_RECIPE,
+        input_size=(511, 511),
+        golden=Golden(parameters={80: 210_062_960}, macs={(80, 511, 511): 417_067_433_984}),
     ),
 )
 
