@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -76,6 +78,67 @@ def assert_is_detector(model: Detector) -> None:
                 if parameter.requires_grad:
                     assert parameter.grad is not None, f"{name} gets no gradient"
                     assert torch.isfinite(parameter.grad).all(), f"{name} gets a gradient that is not finite"
+
+
+def forms(count: int = 8, size: int = 96, seed: int = 0) -> list[tuple[Tensor, Target]]:
+    """Images with two objects that differ in form and not in colour; class 0 is a ring, class 1 a cross."""
+    generator = torch.Generator().manual_seed(seed)
+    items = []
+    for _ in range(count):
+        image = 0.2 * torch.rand((3, size, size), generator=generator)
+        boxes = []
+        for label in range(2):
+            side = int(torch.randint(size // 4, size // 2 - 4, (), generator=generator))
+            x = int(torch.randint(0, size // 2 - side, (), generator=generator)) + label * size // 2
+            y = int(torch.randint(0, size - side, (), generator=generator))
+            across = (torch.arange(side) + 0.5) / side - 0.5
+            away = torch.stack(torch.meshgrid(across, across, indexing="ij"))
+            form = (away.norm(dim=0) - 0.4).abs() < 0.1 if label == 0 else away.abs().amin(0) < 0.12
+            image[:, y : y + side, x : x + side][:, form] = 0.9
+            boxes.append([x, y, x + side, y + side])
+        items.append((image, Target(torch.tensor(boxes, dtype=torch.float32), torch.tensor([0, 1]))))
+    return items
+
+
+def assert_is_fitted_detector(make: Callable[[], Detector], seed: int = 0) -> None:
+    """The contract of detectors that bring `fit` instead of losses; `make` builds one for two classes.
+
+    It detects before it is fitted; after, the surest detection of each class is its object in images it has not seen;
+    all that it learned is in its state dict, survives float16, and depends on seed and images alone.
+    """
+    from torchvision.ops import box_iou
+
+    model = make().eval()
+    images = toy_images()
+    for answer, image in zip(model(images), images, strict=True):
+        assert_is_detections(answer, image, model.num_classes)
+    with pytest.raises(TypeError, match="fit"):
+        model(images, [empty_target(), empty_target()])
+
+    model.fit(forms(), seed=seed)
+    with torch.no_grad():
+        for answer, image in zip(model(images), images, strict=True):
+            assert_is_detections(answer, image, model.num_classes)
+        for image, target in forms(seed=1):
+            (answer,) = model([image])
+            assert_is_detections(answer, image, model.num_classes)
+            for label in range(2):
+                surest = answer[answer.labels == label][:1]
+                assert len(surest) == 1, f"nothing of class {label}"
+                assert box_iou(surest.boxes, target.boxes[label : label + 1]).item() > 0.5
+
+    again, other = make(), make().eval()
+    again.fit(forms(), seed=seed)
+    state = model.state_dict()
+    assert state.keys() == again.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
+    assert not list(model.parameters()), "what is learned without gradient lies in buffers"
+    stored = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+    other.load_state_dict({name: value.to(state[name].dtype) for name, value in stored.items()})
+    with torch.no_grad():
+        for ours, theirs in zip(model(images), other(images), strict=True):
+            assert torch.equal(ours.boxes, theirs.boxes)
+            assert torch.equal(ours.scores, theirs.scores)
 
 
 def squares(count: int = 4, size: int = 128, seed: int = 0) -> tuple[list[Tensor], list[Target]]:

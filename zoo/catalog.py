@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.classical import hog_svm
 from zoo.detector import Golden, Spec
 from zoo.one_stage import centernet, cornernet, ssd, yolov3
 from zoo.two_stage import faster_rcnn, fpn
@@ -9,6 +10,18 @@ from zoo.two_stage import faster_rcnn, fpn
 __all__ = ["CATALOG"]
 
 _ROWS: tuple[Spec, ...] = (
+    Spec(
+        name="hog_svm",
+        build=hog_svm.hog_svm,
+        year=2005,
+        paper="Dalal, Triggs: Histograms of Oriented Gradients for Human Detection, CVPR 2005",
+        family="classical",
+        recipe=None,
+        small=hog_svm.SMALL,
+        small_recipe=None,
+        input_size=(128, 64),
+        golden=Golden(parameters={1: 0}, boxes={(128, 64): 1}, macs={(1, 128, 64): 446_148}),
+    ),
     Spec(
         name="faster_rcnn_vgg16",
         build=faster_rcnn.faster_rcnn_vgg16,
