@@ -15,7 +15,7 @@ from zoo.formats.darknet import conv_layers
 from zoo.one_stage.yolov3 import YOLOv3, yolov3, yolov3_spp, yolov3_tiny
 
 NAMES = ("yolov3", "yolov3_tiny", "yolov3_spp")
-# Builder, classes, input side, trainable numbers, bytes of the weights file, Darknet's BFLOPs, boxes, sides of the maps.
+# Builder, classes, input side, trainable numbers, bytes of the weights file, Darknet's BFLOPs, boxes, map sides.
 PAPER = [
     (yolov3, 80, 320, 61_949_149, 248_007_048, 38.973, 6_300, (10, 20, 40)),
     (yolov3, 80, 416, 61_949_149, 248_007_048, 65.864, 10_647, (13, 26, 52)),
