@@ -327,6 +327,11 @@ def test_input_must_be_a_multiple_of_the_largest_stride() -> None:
         yolov3(80, size=400)
 
 
+def test_a_head_must_hand_up_its_narrow_map() -> None:
+    with pytest.raises(ValueError, match="depths must be odd or 0"):
+        YOLOv3(3, size=96, backbone="small", heads=(8, 8, 8), depths=(5, 4, 5))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_small_size_is_a_detector(name: str) -> None:
     torch.manual_seed(0)
