@@ -77,3 +77,17 @@ def test_convolution_has_a_bias_only_without_normalisation() -> None:
 def test_widths_and_blocks_must_fit(widths: tuple[int, ...], blocks: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="as many, at least 2"):
         Hourglass(widths, blocks)
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16])
+def test_stem_has_a_block_a_halving(stride: int) -> None:
+    with torch.device("meta"):
+        stem = hourglass_stem(6, 10, stride)
+        assert stem(torch.empty((1, 3, 64, 96), device="meta")).shape == (1, 10, 64 // stride, 96 // stride)
+    assert [block.conv1.in_channels for block in stem[1:]] == [6, 10, 10][: len(stem) - 1]
+
+
+@pytest.mark.parametrize("stride", [0, 2, 6])
+def test_stem_of_another_stride(stride: int) -> None:
+    with pytest.raises(ValueError, match=f"got {stride}"):
+        hourglass_stem(6, 10, stride)

@@ -84,6 +84,12 @@ class Hourglass(nn.Module):
         return across + F.interpolate(below, size=across.shape[-2:], mode="nearest")
 
 
-def hourglass_stem(inputs: int, outputs: int) -> nn.Sequential:
-    """Image `[B, 3, H, W]` to `[B, outputs, H / 4, W / 4]`: 7x7 convolution to `inputs` channels, residual block."""
-    return nn.Sequential(Convolution(3, inputs, 7, 2), Residual(inputs, outputs, 2))
+def hourglass_stem(inputs: int, outputs: int, stride: int = 4) -> nn.Sequential:
+    """Image `[B, 3, H, W]` to `[B, outputs, H / stride, W / stride]`: a 7x7 convolution to `inputs` channels, then
+    residual blocks, all of stride 2.
+    """
+    halvings = stride.bit_length() - 2
+    if stride != 2 ** (halvings + 1) or halvings < 1:
+        raise ValueError(f"stride must be 4, 8, 16 or the like, got {stride}")
+    blocks = [Residual(outputs if i else inputs, outputs, 2) for i in range(halvings)]
+    return nn.Sequential(Convolution(3, inputs, 7, 2), *blocks)

@@ -126,6 +126,7 @@ class CornerNet(Detector):
         widths: Channels of an hourglass at each size.
         blocks: Residual blocks of an hourglass at each size.
         stem: Channels of the first convolution.
+        stride: Pixels a heatmap cell; 8 is CornerNet-Squeeze's.
         pool_width: Channels inside the pooling modules.
         head_width: Hidden channels of the heads.
         corner_module: Stands before the corners' heads; CenterNet brings another.
@@ -158,6 +159,7 @@ class CornerNet(Detector):
         widths: Sequence[int] = (256, 256, 384, 384, 384, 512),
         blocks: Sequence[int] = (2, 2, 2, 2, 2, 4),
         stem: int = 128,
+        stride: int = 4,
         pool_width: int = 128,
         head_width: int = 256,
         corner_module: Callable[[int, int, Pool, Pool], nn.Module] | None = None,
@@ -195,7 +197,7 @@ class CornerNet(Detector):
         )
 
         width = widths[0]
-        self.pre = hourglass_stem(stem, width)
+        self.pre = hourglass_stem(stem, width, stride)
         self.kps = nn.ModuleList(Hourglass(widths, blocks) for _ in range(stacks))
         self.cnvs = nn.ModuleList(Convolution(width, width) for _ in range(stacks))
         self.inters = nn.ModuleList(Residual(width, width) for _ in range(stacks - 1))
