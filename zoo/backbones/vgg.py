@@ -3,7 +3,7 @@ Recognition" (ICLR 2015, https://arxiv.org/abs/1409.1556), configuration D.
 
 Thirteen 3x3 convolutions in five stages. A stage's pooling leads the *next* stage, so that the last map of each stage
 (conv4_3 for SSD, conv5_3 for Fast and Faster R-CNN) is that stage's output. The fully connected layers belong to the
-detectors, each of which keeps, dilates or shrinks them in its own way.
+detectors, each of which keeps or reshapes them in its own way; SSD's way is here too, since others took it over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-__all__ = ["VGG16", "vgg16_layers"]
+from zoo.parts.l2norm import L2Norm
+
+__all__ = ["VGG16", "VGG16Reduced", "vgg16_layers"]
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -63,3 +65,36 @@ class VGG16(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+
+class VGG16Reduced(nn.Module):
+    """VGG-16 whose fully connected layers became convolutions, thinned out and spread (SSD, section 3: fc6 dilated).
+
+    Gives conv4_3, each position at a learned length (section 3.1), and fc7.
+
+    Attributes:
+        channels: Width of each map that `forward` gives.
+        strides: Stride of each; sides are rounded up.
+    """
+
+    channels = (512, 1024)
+    strides = (8, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = vgg16_layers(ceil_mode=True)
+        self.l2norm = L2Norm(512)
+        self.pool5 = nn.MaxPool2d(3, 1, 1)
+        self.fc6 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
+        self.fc7 = nn.Conv2d(1024, 1024, 1)
+        for layer in (self.fc6, self.fc7):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """`[B, 512, H / 8, W / 8]` and `[B, 1024, H / 16, W / 16]`, rounded up."""
+        for stage in self.stages[:4]:
+            x = stage(x)
+        fine = self.l2norm(x)
+        x = self.pool5(self.stages[4](x))
+        return [fine, self.fc7(self.fc6(x).relu()).relu()]

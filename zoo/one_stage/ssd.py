@@ -32,10 +32,9 @@ from ops.match import multibox_match
 from ops.nms import classwise_nms
 from ops.sample import hardest
 from ops.structures import Detections, Target
-from zoo.backbones.small import SmallNet
-from zoo.backbones.vgg import vgg16_layers
+from zoo.backbones.small import SmallNet, conv_bn_relu
+from zoo.backbones.vgg import VGG16Reduced
 from zoo.detector import Detector, Recipe
-from zoo.parts.l2norm import L2Norm
 
 __all__ = [
     "RECIPE",
@@ -45,7 +44,6 @@ __all__ = [
     "SMALL_RECIPE",
     "SSD",
     "Predictions",
-    "VGGSources",
     "ssd300_vgg16",
     "ssd512_vgg16",
 ]
@@ -63,7 +61,7 @@ RECIPE = Recipe(
 )
 SMALL_RECIPE = Recipe(
     batch=16,
-    steps=4000,
+    steps=3000,
     lr=2e-3,
     optimizer="adamw",
     weight_decay=5e-4,
@@ -74,14 +72,15 @@ SMALL_RECIPE = Recipe(
     augment=shapes_augment,
     source="ours, for minutes on a CPU",
 )
-SMALL_512_RECIPE = replace(SMALL_RECIPE, steps=2000)
+SMALL_512_RECIPE = replace(SMALL_RECIPE, steps=2200)
 
 SMALL: dict[str, Any] = {
     "size": 160,
     "backbone": "small",
-    "extras": ((32, 64, 3, 2, 1), (32, 64, 3, 1, 0)),
-    "percents": (6, 10, 20, 34, 50, 66, 85),
-    "ratios": ((), (2,), (2,), (2,), (2,), (2,)),
+    "deepen": 40,
+    "extras": ((48, 64, 3, 2, 1),),
+    "percents": (6.5, 12, 24, 44, 70, 95),
+    "ratios": ((), (2,), (2,), (2,), (2,)),
     "steps": None,
     "whole_pixels": False,
     "trains_on_ignored": False,
@@ -89,9 +88,9 @@ SMALL: dict[str, Any] = {
 SMALL_512: dict[str, Any] = {
     **SMALL,
     "size": 192,
-    "extras": ((32, 48, 3, 2, 1), (32, 48, 3, 2, 1), (32, 48, 3, 2, 1)),
-    "percents": (5, 9, 17, 29, 42, 56, 70, 88),
-    "ratios": ((), (2,), (2,), (2,), (2,), (2,), (2,)),
+    "extras": ((48, 64, 3, 2, 1), (32, 48, 3, 1, 0)),
+    "percents": (5.5, 10.5, 20, 36, 58, 80, 100),
+    "ratios": ((), (2,), (2,), (2,), (2,), (2,)),
 }
 
 _PERCENTS_300 = {"voc": (10, 20, 37, 54, 71, 88, 105), "coco": (7, 15, 33, 51, 69, 87, 105)}
@@ -122,6 +121,7 @@ class SSD(Detector):
         num_classes: Foreground classes.
         size: Side of the square input.
         backbone: VGG-16 with dilated fc6 (section 3), or the small one that small sizes share.
+        deepen: Channels of one more convolution on the small backbone's finest map; None leaves it out.
         extras: Levels behind the backbone, each `(narrow, width, kernel, stride, padding)`: 1x1 to `narrow` channels,
             then `kernel` to `width`.
         percents: Prior scales in percent of `size`, one a level and a last one that only bounds the geometric mean
@@ -149,6 +149,7 @@ class SSD(Detector):
         *,
         size: int,
         backbone: Literal["vgg16", "small"] = "vgg16",
+        deepen: int | None = None,
         extras: Sequence[Sequence[int]],
         percents: Sequence[float],
         ratios: Sequence[Sequence[float]],
@@ -173,7 +174,9 @@ class SSD(Detector):
         self.trains_on_ignored = trains_on_ignored
         self.coder = CenterSizeCoder((10.0, 10.0, 5.0, 5.0))
 
-        self.backbone = VGGSources() if backbone == "vgg16" else SmallSources()
+        if deepen is not None and backbone != "small":
+            raise ValueError(f"deepen belongs to the small backbone, not to {backbone}")
+        self.backbone = VGG16Reduced() if backbone == "vgg16" else SmallSources(deepen)
         channels = list(self.backbone.channels)
         self.extras = nn.ModuleList()
         for extra in extras:
@@ -230,7 +233,9 @@ class SSD(Detector):
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Warped to the square input; BGR bytes less the ImageNet mean."""
         batch = stack([warp(image, (self.size, self.size)) for image in images])
-        return replace(batch, pixels=normalise(batch.pixels, (104, 117, 123), (1, 1, 1), bgr=True, peak=255))
+        pixels = normalise(batch.pixels, (104, 117, 123), (1, 1, 1), bgr=True, peak=255)
+        # Convolutions run a quarter faster in this order of memory.
+        return replace(batch, pixels=pixels.contiguous(memory_format=torch.channels_last))
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
         """The maps that the heads read, the finest first."""
@@ -318,49 +323,30 @@ def _extra_layers(inputs: int, extra: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(_caffe_xavier(first), nn.ReLU(inplace=True), _caffe_xavier(second), nn.ReLU(inplace=True))
 
 
-class VGGSources(nn.Module):
-    """VGG-16 with its fully connected layers as dilated convolutions, to the maps conv4_3 (at a common length) and fc7.
+class SmallSources(nn.Module):
+    """SmallNet, with one more convolution on its finest map: that level must tell small forms apart, and no deeper one
+    helps it.
+
+    Args:
+        deepen: Channels of that convolution; None leaves it out.
 
     Attributes:
         channels: Width of each map that `forward` gives.
         strides: Stride of each; sides are rounded up.
     """
 
-    channels = (512, 1024)
-    strides = (8, 16)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stages = vgg16_layers(ceil_mode=True)
-        self.l2norm = L2Norm(512)
-        self.pool5 = nn.MaxPool2d(3, 1, 1)
-        self.fc6 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
-        self.fc7 = nn.Conv2d(1024, 1024, 1)
-        for layer in (self.fc6, self.fc7):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """`[B, 512, H / 8, W / 8]` and `[B, 1024, H / 16, W / 16]`, rounded up."""
-        for stage in self.stages[:4]:
-            x = stage(x)
-        fine = self.l2norm(x)
-        x = self.pool5(self.stages[4](x))
-        return [fine, self.fc7(self.fc6(x).relu()).relu()]
-
-
-class SmallSources(nn.Module):
-    """SmallNet."""
-
-    def __init__(self) -> None:
+    def __init__(self, deepen: int | None) -> None:
         super().__init__()
         self.net = SmallNet()
-        self.channels = self.net.channels
+        finest, *others = self.net.channels
+        self.channels = (deepen or finest, *others)
         self.strides = self.net.strides
+        self.deeper = nn.Identity() if deepen is None else conv_bn_relu(finest, deepen)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Maps at strides 4, 8, 16 and 32."""
-        return self.net(x)
+        finest, *others = self.net(x)
+        return [self.deeper(finest), *others]
 
 
 def ssd300_vgg16(num_classes: int, *, size: int = 300, sizes: Literal["voc", "coco"] = "voc", **overrides: Any) -> SSD:
