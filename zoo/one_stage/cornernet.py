@@ -82,7 +82,7 @@ SMALL: dict[str, Any] = {
     "radius_variant": "corrected",
     "top_k": 70,
 }
-SMALL_104: dict[str, Any] = {**SMALL, "widths": (16, 24, 32, 48)}
+SMALL_104: dict[str, Any] = {**SMALL, "widths": (16, 24, 32, 32)}
 
 _MEAN = (0.40789654, 0.44719302, 0.47026115)
 _STD = (0.28863828, 0.27408164, 0.27809835)
