@@ -38,8 +38,8 @@ def cost(
     Args:
         name: Catalog name.
         num_classes: Foreground classes.
-        size: `(H, W)` of the network's input; None for the paper's, or, for the small size, for what its
-            preprocessing makes of an image of `shapes`.
+        size: `(H, W)` of the network's input; None for the paper's, or, for any other network than the paper's, for
+            what its preprocessing makes of an image of `shapes`.
         small: The small size instead of the paper's.
         overrides: Constructor arguments besides.
 
@@ -60,7 +60,7 @@ def cost(
     with torch.device("meta"):
         model = build(name, num_classes, small=small, **(overrides or {}))
     model.to("meta").eval()
-    if size is None and small:
+    if size is None and (small or overrides):
         size = model.preprocess([torch.empty((3, *SHAPES_SIZE), device="meta")]).size
     size = size or CATALOG[name].input_size
     parameters = sum(parameter.numel() for parameter in model.parameters())

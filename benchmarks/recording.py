@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import track
@@ -45,34 +45,38 @@ def latency_record(subject: Subject, dataset: Dataset, *, device: str, threads: 
     )
 
 
-def cost_record(spec: Spec, num_classes: int, *, small: bool, overrides: Mapping[str, Any] | None = None) -> Record:
-    """Count a detector at the paper's size or the small one; `overrides` come on top of the size's own."""
-    settings = {**(spec.small or {} if small else {}), **(overrides or {})}
+def cost_record(
+    spec: Spec,
+    num_classes: int,
+    *,
+    scale: Literal["small", "paper", "other"] = "paper",
+    overrides: Mapping[str, Any] | None = None,
+) -> Record:
+    """Count a detector; `overrides` are all arguments that differ from the paper's size."""
+    settings = dict(overrides or {})
     return Record(
         kind="cost",
         detector=spec.name,
-        scale="small" if small else "paper",
+        scale=scale,
         overrides=json.loads(json.dumps(settings, default=str)),
         num_classes=num_classes,
         commit=commit(),
         versions=versions(),
-        metrics={**cost(spec.name, num_classes, small=small, overrides=overrides), **spec.origin},
+        metrics={**cost(spec.name, num_classes, overrides=settings), **spec.origin},
     )
 
 
 def record_costs(folder: Path | None = None) -> list[Path]:
     """Cost Records of the whole catalog at the paper's size, and of every network that was trained here."""
     folder = folder or COMMITTED / "any"
-    written = []
-    for spec in track(list(CATALOG.values()), description="counting", console=Console(stderr=True)):
-        classes = next(iter(spec.golden.parameters), 20)
-        written.append(cost_record(spec, classes, small=False).write(folder))
+    records = [cost_record(spec, next(iter(spec.golden.parameters), 20)) for spec in CATALOG.values()]
     for trained in read_records(COMMITTED):
         if trained.kind == "training":
-            spec, settings = CATALOG[trained.detector], as_arguments(trained.overrides)
-            record = cost_record(spec, trained.num_classes, small=trained.scale == "small", overrides=settings)
-            written.append(record.write(folder))
-    return written
+            # As it was trained: the small size of the catalog may have moved on since.
+            settings = as_arguments(trained.overrides)
+            spec = CATALOG[trained.detector]
+            records.append(cost_record(spec, trained.num_classes, scale=trained.scale, overrides=settings))
+    return [record.write(folder) for record in track(records, description="writing", console=Console(stderr=True))]
 
 
 def print_latency(record: Record) -> None:
