@@ -47,7 +47,6 @@ SMALL: Mapping[str, Any] = {
     "largest_scale": 2.0,
     "antialias": True,
     "score_floor": 0.25,
-    "nms_iou": 0.4,
 }
 
 
