@@ -103,8 +103,8 @@ def save(
         model: The detector.
         detector: Catalog name.
         num_classes: Foreground classes.
-        overrides: Constructor arguments beyond those of the size. The arguments of the small size are written too, so
-            that the file outlives a change of them.
+        overrides: Every constructor argument that differs from the paper's size, those of the small size included, so
+            that the file outlives a change of the catalog.
         class_names: Of the labels, in order.
         small: Whether it was built with `small=True`.
         extra: Further notes, by name.
@@ -114,12 +114,11 @@ def save(
     """
     if len(class_names) != num_classes:
         raise CheckpointError(f"{path}: class_names: {len(class_names)} names for {num_classes} classes; give one each")
-    base = (CATALOG[detector].small or {}) if small and detector in CATALOG else {}
     try:
         metadata = {
             "detector": json.dumps(detector),
             "num_classes": json.dumps(num_classes),
-            "overrides": json.dumps({**base, **overrides}),
+            "overrides": json.dumps(dict(overrides)),
             "class_names": json.dumps(list(class_names)),
             "small": json.dumps(small),
             "extra": json.dumps(dict(extra or {})),

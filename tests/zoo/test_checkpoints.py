@@ -19,13 +19,13 @@ from zoo.checkpoints import CheckpointError
 from zoo.download import DownloadError, SourcePackage, fetch_file
 from zoo.formats.darknet import write_weights
 
-TINY = {"widths": (4, 4, 4, 4, 4, 4, 4), "heads": (4, 4)}
+TINY = {**(CATALOG["yolov3_tiny"].small or {}), "widths": (4, 4, 4, 4, 4, 4, 4), "heads": (4, 4)}
 NAMES = ["disc", "square", "ring"]
 
 
 def tiny(seed: int = 0, classes: int = 3) -> nn.Module:
     torch.manual_seed(seed)
-    model = build("yolov3_tiny", classes, small=True, **TINY)
+    model = build("yolov3_tiny", classes, **TINY)
     for value in model.state_dict().values():
         if value.is_floating_point():
             value.copy_(torch.rand(value.shape))
@@ -63,7 +63,7 @@ def test_a_detector_comes_back_with_its_weights_and_its_shape(tmp_path: Path) ->
 
 def test_the_file_holds_every_argument_of_its_size_so_that_it_outlives_a_change_of_the_catalog(tmp_path: Path) -> None:
     _, meta = checkpoints.load(write(tmp_path / "a.safetensors"))
-    assert meta.overrides == {**CATALOG["yolov3_tiny"].small, **TINY}
+    assert meta.overrides == TINY, "nothing of today's small size is added"
     assert meta.overrides["anchors"][0] == (14, 14), "tuples within tuples come back as tuples"
     assert isinstance(meta.overrides["anchors"], tuple)
 
