@@ -51,7 +51,7 @@ class SourcePackage:
 
 
 def cache_folder() -> Path:
-    """Where downloads lie: `DETECTOR_ZOO_CACHE`, else `~/.cache/detector-zoo`."""
+    """Where downloads and generated images lie: `DETECTOR_ZOO_CACHE`, else `~/.cache/detector-zoo`."""
     return Path(os.environ.get("DETECTOR_ZOO_CACHE") or Path.home() / ".cache" / "detector-zoo").expanduser()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +16,13 @@ from PIL import Image
 from torch import Tensor
 
 from ops.structures import Target
+from zoo.download import cache_folder
 
 __all__ = ["Dataset", "DatasetError", "cache_folder", "read_image"]
 
 
 class DatasetError(ValueError):
     """A data set cannot be read; the message names the file, the entry and the remedy."""
-
-
-def cache_folder() -> Path:
-    """Where downloads and generated images lie: `DETECTOR_ZOO_CACHE`, else `~/.cache/detector-zoo`."""
-    return Path(os.environ.get("DETECTOR_ZOO_CACHE") or Path.home() / ".cache" / "detector-zoo").expanduser()
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
