@@ -9,7 +9,25 @@ import itertools
 
 from torch import Tensor, nn
 
-__all__ = ["SmallNet", "conv_bn_relu"]
+from ops.augment import shapes_augment
+from zoo.detector import Recipe
+
+__all__ = ["SMALL_RECIPE", "SmallNet", "conv_bn_relu"]
+
+SMALL_RECIPE = Recipe(
+    batch=16,
+    steps=3_400,
+    lr=2e-3,
+    optimizer="adamw",
+    weight_decay=5e-4,
+    cosine=True,
+    warmup=200,
+    clip_norm=10.0,
+    ema=0.998,
+    augment=shapes_augment,
+    source="ours, for minutes on a CPU",
+)
+"""The common budget of small detectors; each changes only what its losses need."""
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:

@@ -25,13 +25,14 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from ops.anchors import centred_shapes, grid_anchors, prior_shapes
-from ops.augment import shapes_augment, ssd_augment
+from ops.augment import ssd_augment
 from ops.coders import CenterSizeCoder
 from ops.images import Batch, normalise, stack, warp
 from ops.match import multibox_match
 from ops.nms import classwise_nms
 from ops.sample import hardest
 from ops.structures import Detections, Target
+from zoo.backbones import small
 from zoo.backbones.small import SmallNet, conv_bn_relu
 from zoo.backbones.vgg import VGG16Reduced
 from zoo.detector import Detector, Recipe
@@ -59,19 +60,7 @@ RECIPE = Recipe(
     augment=ssd_augment,
     source="section 3.1 and the released ssd_pascal.py, for VOC 2007 + 2012, from ImageNet weights",
 )
-SMALL_RECIPE = Recipe(
-    batch=16,
-    steps=3000,
-    lr=2e-3,
-    optimizer="adamw",
-    weight_decay=5e-4,
-    cosine=True,
-    warmup=200,
-    clip_norm=10.0,
-    ema=0.998,
-    augment=shapes_augment,
-    source="ours, for minutes on a CPU",
-)
+SMALL_RECIPE = replace(small.SMALL_RECIPE, steps=3000)
 SMALL_512_RECIPE = replace(SMALL_RECIPE, steps=2200)
 
 SMALL: dict[str, Any] = {

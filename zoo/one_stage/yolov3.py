@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from ops.augment import shapes_augment
 from ops.images import Batch, letterbox, stack
 from ops.nms import classwise_nms
 from ops.structures import Detections, Target
+from zoo.backbones import small
 from zoo.backbones.darknet import Darknet53, DarknetTiny, conv_bn_leaky
 from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
@@ -92,19 +92,7 @@ SMALL_TINY: dict[str, Any] = {
     "limit": 100,
 }
 
-SMALL_RECIPE = Recipe(
-    batch=16,
-    steps=3_400,
-    lr=5e-3,
-    optimizer="adamw",
-    weight_decay=5e-4,
-    cosine=True,
-    warmup=200,
-    clip_norm=20.0,
-    ema=0.998,
-    augment=shapes_augment,
-    source="ours, for minutes on a CPU",
-)
+SMALL_RECIPE = replace(small.SMALL_RECIPE, lr=5e-3, clip_norm=20.0)
 
 
 class YOLOv3(Detector):

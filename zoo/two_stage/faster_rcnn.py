@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from ops.anchors import caffe_shapes
-from ops.augment import flip, shapes_augment
+from ops.augment import flip
 from ops.images import Batch, normalise, resize_short_side, stack
 from ops.structures import Detections, Target
-from zoo.backbones.small import SmallNet
+from zoo.backbones.small import SMALL_RECIPE, SmallNet
 from zoo.backbones.vgg import VGG16
 from zoo.detector import Detector, Recipe
 from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, RoIHead, Samples
@@ -66,20 +66,6 @@ SMALL: dict[str, Any] = {
     "std": 57.0,
 }
 """For `shapes`: stride 8, anchors of 8 to 128 px, colours scaled so that statistics fit half precision."""
-
-SMALL_RECIPE = Recipe(
-    batch=16,
-    steps=3_400,
-    lr=2e-3,
-    optimizer="adamw",
-    weight_decay=5e-4,
-    cosine=True,
-    warmup=200,
-    clip_norm=10.0,
-    ema=0.998,
-    augment=shapes_augment,
-    source="ours, for minutes on a CPU",
-)
 
 
 @dataclass(frozen=True)
