@@ -20,6 +20,8 @@ __all__ = ["DarknetError", "Header", "Layer", "conv_layers", "read_weights", "wr
 Layer = tuple[nn.Module, nn.BatchNorm2d | nn.BatchNorm1d | None]
 """A module with `weight` (convolution, linear or locally connected), and the batch normalisation behind it if any."""
 
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
 
 class DarknetError(ValueError):
     """A weights file does not fit; the message names the file, the entry and the remedy."""
@@ -48,12 +50,13 @@ class Header:
 def conv_layers(module: nn.Module) -> Iterator[Layer]:
     """The layers of a module whose submodules are registered in the order of the cfg file.
 
-    Every Conv2d and Linear, with the batch normalisation that is registered right behind it.
+    Every module with a weight of its own (Conv2d, Linear, LocallyConnected2d), with the batch normalisation that is
+    registered right behind it.
     """
-    leaves = [leaf for leaf in module.modules() if isinstance(leaf, nn.Conv2d | nn.Linear | nn.BatchNorm2d)]
+    leaves = [leaf for leaf in module.modules() if isinstance(getattr(leaf, "weight", None), Tensor)]
     for leaf, follower in zip(leaves, [*leaves[1:], None], strict=True):
-        if not isinstance(leaf, nn.BatchNorm2d):
-            yield leaf, follower if isinstance(follower, nn.BatchNorm2d) else None
+        if not isinstance(leaf, _NORMS):
+            yield leaf, follower if isinstance(follower, _NORMS) else None
 
 
 def _entries(layer: Layer) -> list[tuple[str, Tensor]]:
