@@ -62,6 +62,17 @@ class Detector(nn.Module):
         """Anchors, priors or cells at network input `(H, W)`; None where a detector has none."""
         return None
 
+    def resize(self, size: int | tuple[int, int]) -> None:
+        """Change the network's input for the calls that follow, as multi-scale training and testing do.
+
+        Args:
+            size: Side of a square, or `(H, W)`, in pixels.
+
+        Raises:
+            ValueError: The detector has no other input than its own, or none of this size.
+        """
+        raise ValueError(f"{type(self).__name__} cannot change its input to {size}: its layers fit one size only")
+
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Detections an image, or, given targets in image pixels, a dict of scalar losses.
 

@@ -13,8 +13,9 @@ from ops.match import multibox_match
 from ops.structures import Target
 from tests.contract import assert_is_detector, assert_overfits, empty_target, toy_images
 from zoo import CATALOG, build
-from zoo.one_stage.ssd import SSD, Predictions, ssd300_vgg16, ssd512_vgg16
+from zoo.one_stage.ssd import SSD, ssd300_vgg16, ssd512_vgg16
 from zoo.parts.l2norm import L2Norm
+from zoo.parts.multibox import Predictions
 
 PAPER = [
     (ssd300_vgg16, 20, 26_285_486, 8_732, 31.3735),
@@ -30,7 +31,7 @@ def pixels(side: int, images: int = 1) -> Batch:
 
 def normalised(model: SSD) -> Tensor:
     """Priors as centre and size, in shares of the input."""
-    boxes = model.priors.double() / model.size
+    boxes = model.priors.double() / model.size[0]
     return torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
 
 
@@ -42,7 +43,7 @@ def count(module: nn.Module) -> int:
 def test_paper_size(builder: type[SSD], classes: int, parameters: int, boxes: int, giga_macs: float) -> None:
     with torch.device("meta"):
         model = builder(classes)
-        side = model.size
+        side = model.size[0]
         batch = pixels(side)
         with FlopCounterMode(display=False) as counter:
             outputs = model.network(batch)
@@ -162,9 +163,9 @@ def light(builder: type[SSD], **overrides: object) -> SSD:
     """The paper's priors without allocating the network."""
     real = SSD._lay_priors
 
-    def lay(self: SSD, shapes: list, steps: object) -> Tensor:
+    def lay(self: SSD, size: tuple[int, int]) -> Tensor:
         with torch.device("cpu"):
-            return real(self, shapes, steps)
+            return real(self, size)
 
     with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
         patch.setattr(SSD, "_lay_priors", lay)
@@ -196,7 +197,7 @@ def random_case(model: SSD, seed: int, counts: tuple[int, ...]) -> tuple[Predict
         corner = 110 * torch.rand((objects, 2), generator=generator)
         boxes = torch.cat([corner, corner + 5 + 40 * torch.rand((objects, 2), generator=generator)], 1)
         targets.append(Target(boxes, torch.randint(0, model.num_classes, (objects,), generator=generator)))
-    return Predictions(offsets.requires_grad_(), logits.requires_grad_()), pixels(model.size, len(counts)), targets
+    return Predictions(offsets.requires_grad_(), logits.requires_grad_()), pixels(model.size[0], len(counts)), targets
 
 
 def slow_losses(model: SSD, outputs: Predictions, targets: list[Target]) -> tuple[float, float, int, int]:
@@ -358,7 +359,7 @@ def test_small_size_is_a_detector(name: str) -> None:
     stored = sum(v.numel() for v in small(8, name).state_dict().values())
     assert stored < 480_000
     assert not [key for key in model.state_dict() if "prior" in key]
-    size = (model.size, model.size)
+    size = model.size
     assert [tuple(m.shape[-2:]) for m in model.levels(torch.zeros(2, 3, *size))] == model.map_sizes(size)
 
 

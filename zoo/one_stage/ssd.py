@@ -15,36 +15,32 @@ pixel centres, and in augmentation too; a decoded size is bounded, so that an un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import box_iou
 
 from ops.anchors import centred_shapes, grid_anchors, prior_shapes
 from ops.augment import ssd_augment
 from ops.coders import CenterSizeCoder
 from ops.images import Batch, normalise, stack, warp
-from ops.match import multibox_match
-from ops.nms import classwise_nms
-from ops.sample import hardest
 from ops.structures import Detections, Target
 from zoo.backbones import small
 from zoo.backbones.small import SmallNet, conv_bn_relu
 from zoo.backbones.vgg import VGG16Reduced
 from zoo.detector import Detector, Recipe
+from zoo.parts.multibox import Predictions, assign, caffe_xavier, detect_multibox, flatten_heads, multibox_loss
 
 __all__ = [
     "RECIPE",
     "SMALL",
     "SMALL_512",
-    "SMALL_512_RECIPE",
     "SMALL_RECIPE",
     "SSD",
-    "Predictions",
+    "Extra",
+    "assemble",
     "ssd300_vgg16",
     "ssd512_vgg16",
 ]
@@ -60,8 +56,7 @@ RECIPE = Recipe(
     augment=ssd_augment,
     source="section 3.1 and the released ssd_pascal.py, for VOC 2007 + 2012, from ImageNet weights",
 )
-SMALL_RECIPE = replace(small.SMALL_RECIPE, steps=3000)
-SMALL_512_RECIPE = replace(SMALL_RECIPE, steps=2200)
+SMALL_RECIPE = small.SMALL_RECIPE
 
 SMALL: dict[str, Any] = {
     "size": 160,
@@ -90,29 +85,17 @@ _EXTRAS_300 = ((256, 512, 3, 2, 1), (128, 256, 3, 2, 1), (128, 256, 3, 1, 0), (1
 _EXTRAS_512 = ((256, 512, 3, 2, 1), *((128, 256, 3, 2, 1),) * 3, (128, 256, 4, 1, 1))
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What the heads say of every prior.
-
-    Attributes:
-        offsets: `[B, N, 4]`, as `CenterSizeCoder` codes them.
-        logits: `[B, N, 1 + C]`, background first.
-    """
-
-    offsets: Tensor
-    logits: Tensor
-
-
 class SSD(Detector):
     """SSD over any backbone that gives a list of maps.
 
     Args:
         num_classes: Foreground classes.
         size: Side of the square input.
-        backbone: VGG-16 with dilated fc6 (section 3), or the small one that small sizes share.
-        deepen: Channels of one more convolution on the small backbone's finest map; None leaves it out.
-        extras: Levels behind the backbone, each `(narrow, width, kernel, stride, padding)`: 1x1 to `narrow` channels,
-            then `kernel` to `width`.
+        backbone: Image to a list of maps, the finest first. It says their `channels` and `strides`; where a map is not
+            the input over its stride, rounded up, it brings `map_sizes`, as `Extra` does.
+        extras: Levels behind the backbone, each computed from the level before.
+        neck: Changes the maps before the heads look at them, but not their sizes; it says their `channels`.
+        head: `head(inputs, outputs, level)` makes the layer that predicts from one map.
         percents: Prior scales in percent of `size`, one a level and a last one that only bounds the geometric mean
             (section 2.2, equation 4).
         ratios: Aspect ratios of each level besides 1; each stands for itself and its inverse.
@@ -128,18 +111,25 @@ class SSD(Detector):
         before_per_class: Candidates of a class that enter suppression.
         limit: Most detections an image.
         trains_on_ignored: Learn VOC's difficult objects too, as the released script does for VOC (not for COCO).
+
+    Attributes:
+        size: `(H, W)` of the input.
+        shapes_per_cell: Priors a cell of each level.
+        priors: `[N, 4]` in network pixels.
     """
 
     priors: Tensor
+    backbone: Any
 
     def __init__(
         self,
         num_classes: int,
         *,
         size: int,
-        backbone: Literal["vgg16", "small"] = "vgg16",
-        deepen: int | None = None,
-        extras: Sequence[Sequence[int]],
+        backbone: Any,
+        extras: Sequence[Extra] = (),
+        neck: Any = None,
+        head: Callable[[int, int, int], nn.Module] | None = None,
         percents: Sequence[float],
         ratios: Sequence[Sequence[float]],
         steps: Sequence[float] | None = None,
@@ -155,7 +145,7 @@ class SSD(Detector):
         trains_on_ignored: bool = True,
     ) -> None:
         super().__init__(num_classes)
-        self.size = size
+        self.size = (size, size)
         self.match_iou, self.negative_iou = match_iou, negative_iou
         self.sampler, self.negatives = sampler, negatives
         self.score_floor, self.nms_iou = score_floor, nms_iou
@@ -163,43 +153,45 @@ class SSD(Detector):
         self.trains_on_ignored = trains_on_ignored
         self.coder = CenterSizeCoder((10.0, 10.0, 5.0, 5.0))
 
-        if deepen is not None and backbone != "small":
-            raise ValueError(f"deepen belongs to the small backbone, not to {backbone}")
-        self.backbone = VGG16Reduced() if backbone == "vgg16" else SmallSources(deepen)
-        channels = list(self.backbone.channels)
-        self.extras = nn.ModuleList()
-        for extra in extras:
-            self.extras.append(_extra_layers(channels[-1], extra))
-            channels.append(extra[1])
-        self._windows = [(kernel, stride, padding) for _, _, kernel, stride, padding in extras]
+        self.backbone = backbone
+        self.extras = nn.ModuleList(extras)
+        self.neck = nn.Identity() if neck is None else neck
+        channels = [*backbone.channels, *(extra.channels for extra in extras)] if neck is None else list(neck.channels)
         if not len(channels) == len(ratios) == len(percents) - 1:
             raise ValueError(
                 f"{len(channels)} levels need as many ratios and one percent more, "
                 f"got {len(ratios)} and {len(percents)}"
             )
 
-        shapes = self._prior_shapes(percents, ratios, whole_pixels)
-        self.shapes_per_cell = tuple(len(s) for s in shapes)
-        self.register_buffer("priors", self._lay_priors(shapes, steps), persistent=False)
-        self.box_heads = nn.ModuleList(_head(c, 4 * n) for c, n in zip(channels, self.shapes_per_cell, strict=True))
-        self.class_heads = nn.ModuleList(
-            _head(c, (1 + num_classes) * n) for c, n in zip(channels, self.shapes_per_cell, strict=True)
-        )
-
-    def _prior_shapes(
-        self, percents: Sequence[float], ratios: Sequence[Sequence[float]], whole_pixels: bool
-    ) -> list[list[tuple[float, float]]]:
         # Multiplied before it is divided: 300 * 37 / 100 is 111, where 300 * 0.37 may fall short of it.
-        sides = [self.size * percent / 100 for percent in percents]
+        sides = [size * percent / 100 for percent in percents]
         if whole_pixels:
             sides = [float(int(side)) for side in sides]
-        return [prior_shapes(a, b, r) for a, b, r in zip(sides[:-1], sides[1:], ratios, strict=True)]
+        self._shapes = [prior_shapes(a, b, r) for a, b, r in zip(sides[:-1], sides[1:], ratios, strict=True)]
+        self._steps = {} if steps is None else {self.size: list(steps)}
+        self.shapes_per_cell = tuple(len(shapes) for shapes in self._shapes)
+        self.register_buffer("priors", self._lay_priors(self.size), persistent=False)
+        make = _head if head is None else head
+        levels = list(zip(range(len(channels)), channels, self.shapes_per_cell, strict=True))
+        self.box_heads = nn.ModuleList(make(inputs, 4 * n, level) for level, inputs, n in levels)
+        self.class_heads = nn.ModuleList(make(inputs, (1 + num_classes) * n, level) for level, inputs, n in levels)
 
-    def _lay_priors(self, shapes: list[list[tuple[float, float]]], steps: Sequence[float] | None) -> Tensor:
-        sides = [height for height, _ in self.map_sizes((self.size, self.size))]
-        steps = [self.size / side for side in sides] if steps is None else steps
-        levels = zip(shapes, sides, steps, strict=True)
-        return torch.cat([grid_anchors(centred_shapes(s), (side, side), (step, step)) for s, side, step in levels])
+    def _lay_priors(self, size: tuple[int, int]) -> Tensor:
+        maps = self.map_sizes(size)
+        pitch: list[tuple[float, float]] = [(size[0] / height, size[1] / width) for height, width in maps]
+        if size in self._steps:
+            pitch = [(step, step) for step in self._steps[size]]
+        levels = zip(self._shapes, maps, pitch, strict=True)
+        return torch.cat([grid_anchors(centred_shapes(shapes), sides, step) for shapes, sides, step in levels])
+
+    def resize(self, size: int | tuple[int, int]) -> None:
+        """Lay the same shapes over another input; steps then follow from the maps.
+
+        Raises:
+            ValueError: The input is too small for the last level.
+        """
+        self.size = (size, size) if isinstance(size, int) else size
+        self.priors = self._lay_priors(self.size).to(self.priors.device)
 
     def map_sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """`(H, W)` of each level's map at network input `size`.
@@ -207,10 +199,12 @@ class SSD(Detector):
         Raises:
             ValueError: The input is too small for the last level.
         """
-        maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in self.backbone.strides]
-        for kernel, stride, padding in self._windows:
-            height, width = ((side + 2 * padding - kernel) // stride + 1 for side in maps[-1])
-            maps.append((height, width))
+        if hasattr(self.backbone, "map_sizes"):
+            maps = list(self.backbone.map_sizes(size))
+        else:
+            maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in self.backbone.strides]
+        for extra in self.extras:
+            maps.append(extra.map_size(maps[-1]))
         if min(maps[-1]) < 1:
             raise ValueError(f"an input of {size} is too small for {len(maps)} levels: their maps are {maps}")
         return maps
@@ -221,95 +215,68 @@ class SSD(Detector):
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Warped to the square input; BGR bytes less the ImageNet mean."""
-        batch = stack([warp(image, (self.size, self.size)) for image in images])
+        batch = stack([warp(image, self.size) for image in images])
         pixels = normalise(batch.pixels, (104, 117, 123), (1, 1, 1), bgr=True, peak=255)
         # Convolutions run a quarter faster in this order of memory.
         return replace(batch, pixels=pixels.contiguous(memory_format=torch.channels_last))
 
     def levels(self, pixels: Tensor) -> list[Tensor]:
         """The maps that the heads read, the finest first."""
-        maps: list[Tensor] = self.backbone(pixels)
+        maps: list[Tensor] = list(self.backbone(pixels))
         for extra in self.extras:
             maps.append(extra(maps[-1]))
-        return maps
+        return list(self.neck(maps))
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> Predictions:
         """Offsets and logits of all priors."""
         maps = self.levels(batch.pixels)
-        return Predictions(_flatten(self.box_heads, maps, 4), _flatten(self.class_heads, maps, 1 + self.num_classes))
+        offsets = flatten_heads(self.box_heads, maps, 4)
+        return Predictions(offsets, flatten_heads(self.class_heads, maps, 1 + self.num_classes))
 
     def postprocess(self, outputs: Predictions, batch: Batch) -> list[Detections]:
         """Decode, suppress class by class, and go back to the pixels of each image (section 2.2, inference)."""
-        boxes = self.coder.decode(outputs.offsets.float(), self.priors)
-        scores = outputs.logits.float().softmax(-1)[..., 1:]
-        answers = []
-        for box, score, frame in zip(boxes, scores, batch.frames, strict=True):
-            found = classwise_nms(
-                box,
-                score,
-                score_floor=self.score_floor,
-                iou=self.nms_iou,
-                limit=self.limit,
-                before_per_class=self.before_per_class,
-            )
-            answers.append(replace(found, boxes=frame.to_image(found.boxes)))
-        return answers
+        return detect_multibox(
+            self.coder.decode(outputs.offsets.float(), self.priors),
+            outputs.logits.float().softmax(-1)[..., 1:],
+            batch.frames,
+            score_floor=self.score_floor,
+            nms_iou=self.nms_iou,
+            limit=self.limit,
+            before_per_class=self.before_per_class,
+        )
 
     def losses(self, outputs: Predictions, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
         """Smooth L1 of positives and cross entropy of positives and chosen negatives, both a positive of the batch."""
-        assigned = [self._assign(target) for target in targets]
-        classes, offsets, free = (torch.stack(parts) for parts in zip(*assigned, strict=True))
-        positive = classes > 0
-        learnt = positive | self._choose_negatives(outputs.logits.detach(), free, positive.sum(1))
-        count = positive.sum().clamp(min=1)
-        box = F.smooth_l1_loss(outputs.offsets[positive], offsets[positive], reduction="sum")
-        entropy = F.cross_entropy(outputs.logits[learnt], classes[learnt], reduction="sum")
-        return {"box": box / count, "class": entropy / count}
-
-    def _assign(self, target: Target) -> tuple[Tensor, Tensor, Tensor]:
-        """Class `[N]` of each prior (0 is background), its offsets `[N, 4]`, and whether it may be a negative."""
-        classes = torch.zeros(len(self.priors), dtype=torch.int64, device=self.priors.device)
-        offsets = torch.zeros_like(self.priors)
-        if not len(target):
-            return classes, offsets, classes == 0
-        iou = box_iou(target.boxes, self.priors)
-        matches = multibox_match(iou, self.match_iou)
-        rows = (matches >= 0).nonzero()[:, 0]
-        classes[rows] = 1 + target.labels[matches[rows]]
-        offsets[rows] = self.coder.encode(target.boxes[matches[rows]], self.priors[rows])
-        return classes, offsets, (matches < 0) & (iou.amax(0) < self.negative_iou)
-
-    def _choose_negatives(self, logits: Tensor, free: Tensor, positives: Tensor) -> Tensor:
-        if self.sampler == "all":
-            return free
-        if self.sampler == "hard":
-            hardness = logits.float().logsumexp(-1) - logits[..., 0]
-        else:
-            hardness = torch.rand_like(logits[..., 0])
-        return hardest(hardness, free, (positives * self.negatives).long())
+        assigned = [
+            assign(t, self.priors, self.coder, match_iou=self.match_iou, negative_iou=self.negative_iou)
+            for t in targets
+        ]
+        box, classes = multibox_loss(outputs, assigned, sampler=self.sampler, negatives=self.negatives)
+        return {"box": box, "class": classes}
 
 
-def _flatten(heads: nn.ModuleList, maps: list[Tensor], values: int) -> Tensor:
-    """Every head's `[B, A * values, H, W]` as rows of one `[B, N, values]`."""
-    rows = [head(x).permute(0, 2, 3, 1).flatten(1) for head, x in zip(heads, maps, strict=True)]
-    return torch.cat(rows, 1).unflatten(1, (-1, values))
+def _head(inputs: int, outputs: int, level: int) -> nn.Conv2d:
+    return caffe_xavier(nn.Conv2d(inputs, outputs, 3, padding=1))
 
 
-def _caffe_xavier(conv: nn.Conv2d) -> nn.Conv2d:
-    """Caffe's `xavier` filler: uniform, variance 1 / fan-in."""
-    nn.init.kaiming_uniform_(conv.weight, nonlinearity="linear")
-    nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
-    return conv
+class Extra(nn.Sequential):
+    """A level behind the backbone: 1x1 to `narrow` channels, then `kernel` to `channels`, ReLU after each (figure 2).
 
+    Attributes:
+        channels: Of the map that it gives.
+    """
 
-def _head(inputs: int, outputs: int) -> nn.Conv2d:
-    return _caffe_xavier(nn.Conv2d(inputs, outputs, 3, padding=1))
+    def __init__(self, inputs: int, narrow: int, channels: int, kernel: int, stride: int, padding: int) -> None:
+        first, second = nn.Conv2d(inputs, narrow, 1), nn.Conv2d(narrow, channels, kernel, stride, padding)
+        super().__init__(caffe_xavier(first), nn.ReLU(inplace=True), caffe_xavier(second), nn.ReLU(inplace=True))
+        self.channels = channels
+        self._window = (kernel, stride, padding)
 
-
-def _extra_layers(inputs: int, extra: Sequence[int]) -> nn.Sequential:
-    narrow, width, kernel, stride, padding = extra
-    first, second = nn.Conv2d(inputs, narrow, 1), nn.Conv2d(narrow, width, kernel, stride, padding)
-    return nn.Sequential(_caffe_xavier(first), nn.ReLU(inplace=True), _caffe_xavier(second), nn.ReLU(inplace=True))
+    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """`(H, W)` of the map given from one of `size`."""
+        kernel, stride, padding = self._window
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side in size)
+        return height, width
 
 
 class SmallSources(nn.Module):
@@ -345,7 +312,7 @@ def ssd300_vgg16(num_classes: int, *, size: int = 300, sizes: Literal["voc", "co
         num_classes: Foreground classes.
         size: Side of the square input; at another than 300 the steps follow from the maps.
         sizes: Prior scales for VOC, or the smaller ones for COCO (section 3.4).
-        overrides: Arguments of `SSD`.
+        overrides: Arguments of `SSD`, with backbone and extras by name: see `assemble`.
     """
     paper = {
         "extras": _EXTRAS_300,
@@ -353,7 +320,7 @@ def ssd300_vgg16(num_classes: int, *, size: int = 300, sizes: Literal["voc", "co
         "ratios": ((2,), (2, 3), (2, 3), (2, 3), (2,), (2,)),
         "steps": (8, 16, 32, 64, 100, 300) if size == 300 else None,
     }
-    return SSD(num_classes, size=size, **{**paper, **overrides})
+    return assemble(num_classes, size=size, **{**paper, **overrides})
 
 
 def ssd512_vgg16(num_classes: int, *, size: int = 512, sizes: Literal["voc", "coco"] = "voc", **overrides: Any) -> SSD:
@@ -363,11 +330,41 @@ def ssd512_vgg16(num_classes: int, *, size: int = 512, sizes: Literal["voc", "co
         num_classes: Foreground classes.
         size: Side of the square input.
         sizes: Prior scales for VOC, or the smaller ones for COCO.
-        overrides: Arguments of `SSD`.
+        overrides: Arguments of `SSD`, with backbone and extras by name: see `assemble`.
     """
     paper = {
         "extras": _EXTRAS_512,
         "percents": _PERCENTS_512[sizes],
         "ratios": ((2,), (2, 3), (2, 3), (2, 3), (2, 3), (2,), (2,)),
     }
-    return SSD(num_classes, size=size, **{**paper, **overrides})
+    return assemble(num_classes, size=size, **{**paper, **overrides})
+
+
+def assemble(
+    num_classes: int,
+    *,
+    size: int,
+    extras: Sequence[Sequence[int]],
+    backbone: Literal["vgg16", "small"] = "vgg16",
+    deepen: int | None = None,
+    **arguments: Any,
+) -> SSD:
+    """SSD from numbers and names, as a checkpoint can state them.
+
+    Args:
+        num_classes: Foreground classes.
+        size: Side of the square input.
+        extras: Levels behind the backbone, each `(narrow, width, kernel, stride, padding)`: see `Extra`.
+        backbone: VGG-16 with dilated fc6 (section 3), or the small one that small sizes share.
+        deepen: Channels of one more convolution on the small backbone's finest map; None leaves it out.
+        arguments: Further ones of `SSD`.
+    """
+    if deepen is not None and backbone != "small":
+        raise ValueError(f"deepen belongs to the small backbone, not to {backbone}")
+    body = VGG16Reduced() if backbone == "vgg16" else SmallSources(deepen)
+    levels: list[Extra] = []
+    inputs = body.channels[-1]
+    for extra in extras:
+        levels.append(Extra(inputs, *extra))
+        inputs = levels[-1].channels
+    return SSD(num_classes, size=size, backbone=body, extras=levels, **arguments)
