@@ -209,6 +209,28 @@ class SSD(Detector):
             raise ValueError(f"an input of {size} is too small for {len(maps)} levels: their maps are {maps}")
         return maps
 
+    def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
+        """Modules as the released VGG-16 models call them; see `zoo.formats.caffe`.
+
+        Raises:
+            ValueError: The backbone is another.
+        """
+        if not isinstance(self.backbone, VGG16Reduced):
+            raise ValueError(f"Caffe's models of SSD have VGG-16, not {type(self.backbone).__name__}")
+        names: dict[str, str | tuple[str, ...]] = {"backbone.l2norm": "conv4_3_norm"}
+        for name, module in self.backbone.named_modules():
+            if isinstance(module, nn.Conv2d):
+                names[f"backbone.{name}"] = name.rpartition(".")[2]
+        sources = ["conv4_3_norm", "fc7"]
+        for level in range(len(self.extras)):
+            names[f"extras.{level}.0"] = f"conv{level + 6}_1"
+            names[f"extras.{level}.2"] = f"conv{level + 6}_2"
+            sources.append(f"conv{level + 6}_2")
+        for level, source in enumerate(sources):
+            names[f"box_heads.{level}"] = f"{source}_mbox_loc"
+            names[f"class_heads.{level}"] = f"{source}_mbox_conf"
+        return names
+
     def num_boxes(self, size: tuple[int, int]) -> int:
         """Priors over all levels."""
         return sum(h * w * n for (h, w), n in zip(self.map_sizes(size), self.shapes_per_cell, strict=True))
