@@ -102,7 +102,9 @@ def test_bottleneck_with_a_wide_first_window() -> None:
         y = normed(block.branch2b, y, padding=1).relu()
         torch.testing.assert_close(found, (normed(block.branch2c, y) + short).relu(), atol=1e-5, rtol=1e-5)
     assert found.shape == (1, 8, 4, 4)
+    assert block.map_size((9, 8)) == (4, 4)
     assert Bottleneck(6, 4, 8, kernel=3)(x).shape == (1, 8, 7, 6)
+    assert Bottleneck(6, 4, 8, kernel=3).map_size((9, 8)) == (7, 6)
 
 
 def test_projection() -> None:
@@ -113,23 +115,23 @@ def test_projection() -> None:
         Bottleneck(8, 2, 8, stride=2, project=False)
 
 
-def test_caffe_layers() -> None:
+def test_caffe_names() -> None:
     with torch.device("meta"):
-        layers = CaffeResNet().caffe_layers()
+        layers = CaffeResNet().caffe_names()
         names = dict(CaffeResNet().named_modules())
     wanted = {name for name, module in names.items() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)}
     assert set(layers) == wanted
-    flat = [name for row in layers.values() for name in row]
+    flat = [name for row in layers.values() for name in ([row] if isinstance(row, str) else row)]
     assert len(flat) == len(set(flat)) == 104 * 3
     assert layers["conv1.norm"] == ("bn_conv1", "scale_conv1")
-    assert layers["res2.0.branch1.conv"] == ("res2a_branch1",)
+    assert layers["res2.0.branch1.conv"] == "res2a_branch1"
     assert layers["res2.2.branch2c.norm"] == ("bn2c_branch2c", "scale2c_branch2c")
-    assert layers["res3.3.branch2b.conv"] == ("res3b3_branch2b",)
+    assert layers["res3.3.branch2b.conv"] == "res3b3_branch2b"
     assert layers["res4.22.branch2a.norm"] == ("bn4b22_branch2a", "scale4b22_branch2a")
-    assert layers["res5.1.branch2a.conv"] == ("res5b_branch2a",)
+    assert layers["res5.1.branch2a.conv"] == "res5b_branch2a"
     with torch.device("meta"):
-        shallow = CaffeResNet(blocks=(3, 4, 6, 3)).caffe_layers()
-    assert shallow["res4.5.branch2c.conv"] == ("res4f_branch2c",)
+        shallow = CaffeResNet(blocks=(3, 4, 6, 3)).caffe_names()
+    assert shallow["res4.5.branch2c.conv"] == "res4f_branch2c"
 
 
 @pytest.mark.parametrize("stages", [(), ("res5", "res3"), ("layer1",)])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -49,6 +48,9 @@ class Bottleneck(nn.Module):
         project: Whether the short way is a convolution; None: only where the identity does not fit.
         norm: Normalisation by number of channels.
 
+    Attributes:
+        channels: Of the map that it gives.
+
     Raises:
         ValueError: The identity is asked for where it does not fit.
     """
@@ -71,7 +73,8 @@ class Bottleneck(nn.Module):
             raise ValueError(
                 f"Bottleneck: {inputs} to {outputs} channels, kernel {kernel}, stride {stride} need a projection"
             )
-        self.window = (kernel, stride)
+        self.channels = outputs
+        self._window = (kernel, stride)
         needs = not fits if project is None else project
         self.branch1 = conv_norm(inputs, outputs, kernel, stride, norm=norm) if needs else nn.Identity()
         self.branch2a = conv_norm(inputs, narrow, kernel, stride, norm=norm)
@@ -82,15 +85,19 @@ class Bottleneck(nn.Module):
         """`[B, inputs, H, W]` to `[B, outputs, ...]`, activated; without padding, sides fall short by `kernel - 1`."""
         y = F.relu(self.branch2a(x), inplace=True)
         y = F.relu(self.branch2b(y), inplace=True)
-        y = cast(Tensor, self.branch2c(y) + self.branch1(x))
-        return F.relu(y, inplace=True)
+        return F.relu(self.branch2c(y) + self.branch1(x), inplace=True)
 
-    def caffe_layers(self, block: str) -> dict[str, tuple[str, ...]]:
+    def map_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """`(H, W)` of the map given from one of `size`."""
+        kernel, stride = self._window
+        return (size[0] - kernel) // stride + 1, (size[1] - kernel) // stride + 1
+
+    def caffe_names(self, block: str) -> dict[str, str | tuple[str, ...]]:
         """The Caffe layers of each module, `block` being what follows `res` in their names, such as `4b22`."""
-        layers: dict[str, tuple[str, ...]] = {}
+        layers: dict[str, str | tuple[str, ...]] = {}
         for branch in ("branch1", "branch2a", "branch2b", "branch2c"):
             if not isinstance(getattr(self, branch), nn.Identity):
-                layers[f"{branch}.conv"] = (f"res{block}_{branch}",)
+                layers[f"{branch}.conv"] = f"res{block}_{branch}"
                 layers[f"{branch}.norm"] = (f"bn{block}_{branch}", f"scale{block}_{branch}")
         return layers
 
@@ -176,19 +183,22 @@ class CaffeResNet(nn.Module):
                 sizes.append((height, width))
         return sizes
 
-    def caffe_layers(self) -> dict[str, tuple[str, ...]]:
+    def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
         """Path of each convolution and norm in here, to the Caffe layers that hold its blobs.
 
         A norm is two layers in Caffe: BatchNorm (mean, variance, factor) and Scale (gamma, beta). Stages of more than
         six blocks, and res3 of ResNet-101, count their blocks a, b1, b2, ..., others a, b, c, ...
         """
-        layers: dict[str, tuple[str, ...]] = {"conv1.conv": ("conv1",), "conv1.norm": ("bn_conv1", "scale_conv1")}
+        layers: dict[str, str | tuple[str, ...]] = {
+            "conv1.conv": "conv1",
+            "conv1.norm": ("bn_conv1", "scale_conv1"),
+        }
         deep = any(len(getattr(self, name)) > 6 for name in self._strides)
         for name in self._strides:
             stage = getattr(self, name)
             counted = deep and len(stage) > 3
             for index, block in enumerate(stage):
                 letter = "a" if index == 0 else f"b{index}" if counted else "abcdef"[index]
-                for path, names in block.caffe_layers(name[3:] + letter).items():
+                for path, names in block.caffe_names(name[3:] + letter).items():
                     layers[f"{name}.{index}.{path}"] = names
         return layers
