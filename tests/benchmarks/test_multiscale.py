@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.multiscale import PROTOCOLS, MultiScale, Protocol, Scale, Voting, protocol_named
+from ops.structures import Detections, Target
+from ops.voting import classwise_voting
+from tests.contract import assert_is_detections, toy_images
+from zoo import build
+from zoo.detector import Detector
+
+
+class Looker(Detector):
+    """Sees one white pixel block on black, at its place in the image, and notes the input that it saw it with.
+
+    Its box is too wide by a tenth of the network's pixels, so that scales differ.
+    """
+
+    def __init__(self, size: int | tuple[int, int] = 100, allowed: tuple[int, ...] | None = None) -> None:
+        super().__init__(3)
+        self.size: int | tuple[int, int] = size
+        self.allowed = allowed
+        self.looks: list[tuple[int | tuple[int, int], int]] = []
+
+    def resize(self, size: int | tuple[int, int]) -> None:
+        self.size = size
+        if self.allowed is not None and size not in self.allowed:
+            raise ValueError(f"{size} is none of {self.allowed}")
+
+    def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> list[Detections]:
+        self.looks.append((self.size, len(images)))
+        answers = []
+        for image in images:
+            rows, columns = (image[0] > 0.5).nonzero(as_tuple=True)
+            side = self.size if isinstance(self.size, int) else self.size[1]
+            box = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
+            box[2] += side / 10
+            answers.append(Detections(box[None], torch.tensor([side / 2000]), torch.tensor([1])))
+        return answers
+
+
+def image(height: int = 400, width: int = 600, box: tuple[int, int, int, int] = (100, 50, 200, 250)) -> Tensor:
+    pixels = torch.zeros(3, height, width)
+    pixels[:, box[1] : box[3], box[0] : box[2]] = 1
+    return pixels
+
+
+def looks(protocol: str | Protocol, pixels: Tensor, size: int | tuple[int, int] = 100) -> list[int | tuple[int, int]]:
+    looker = Looker(size)
+    MultiScale(looker, PROTOCOLS[protocol] if isinstance(protocol, str) else protocol)([pixels])
+    assert looker.looks[::2] == looker.looks[1::2], "each scale looks at the image and at its mirror image"
+    return [seen for seen, _ in looker.looks[::2]]
+
+
+def test_the_official_scales() -> None:
+    """Sides and factors as the tester of the authors has them, cut to whole pixels as there."""
+    of_320 = [(1.0, "-"), (0.6, ">32"), (1.2, "<160"), (1.4, "<128"), (1.6, "<96"), (1.8, "<64"), (2.2, "<32")]
+    of_512 = [(1.0, "-"), (0.5, "-"), (0.75, "-"), (1.75, "<128"), (1.5, "<192")]
+    more_320 = [(2.0, "<48")]
+    more_512 = [(1.25, "<224"), (2.0, "<96"), (2.25, "<64")]
+    for name, side, short, rows in (
+        ("refinedet320_voc", 320, 0.6, of_320),
+        ("refinedet320_coco", 320, 0.6, of_320 + more_320),
+        ("refinedet512_voc", 512, 0.75, of_512),
+        ("refinedet512_coco", 512, 0.75, of_512 + more_512),
+    ):
+        protocol = PROTOCOLS[name]
+        assert protocol.flip
+        wanted = {(int(factor * side), rule) for factor, rule in rows}
+        wanted.add(((int(short * side), side), "-"))  # type: ignore[arg-type]
+        assert {(scale.size, rule(scale)) for scale in protocol.scales} == wanted
+        assert len(protocol.scales) == len(wanted)
+        assert protocol.merge == Voting(0.45, 0.01 if name.endswith("coco") else None, 1.0)
+
+
+def rule(scale: Scale) -> str:
+    if scale.longest_over is not None:
+        assert scale.shortest_under is None
+        return f">{scale.longest_over}"
+    return "-" if scale.shortest_under is None else f"<{scale.shortest_under}"
+
+
+def test_the_shorter_side_of_the_image_gets_the_shorter_side_of_the_input() -> None:
+    wide, tall, square = image(400, 600), image(600, 400), image(400, 400)
+    assert looks("refinedet320_voc", wide)[1] == (192, 320)
+    assert looks("refinedet320_voc", tall)[1] == (320, 192)
+    assert looks("refinedet512_voc", square)[1] == (512, 384), "as the authors' code: only a lesser height is shorter"
+
+
+def test_factors_are_of_the_detectors_own_input_and_to_multiples_of_32() -> None:
+    assert looks("relative", image(), 160) == [96, 160, 224]
+    assert looks("relative", image(), (160, 160)) == [96, (160, 160), 224]
+    assert looks("relative", image(), 300) == [192, 300, 416], "the own input stays, whatever it is"
+    assert looks("relative", image(), (320, 640)) == [(192, 384), (320, 640), (448, 896)]
+    assert looks(Protocol("tiny", (Scale(factor=0.01),)), image(), 160) == [32]
+
+
+def test_boxes_count_by_their_sides_on_the_original_image_with_both_borders() -> None:
+    boxes = torch.tensor([[0.0, 0, 31, 9], [0, 0, 31.5, 9], [0, 0, 9, 32], [50, 50, 150, 80]])
+    assert Scale(192, longest_over=32).counts(boxes).tolist() == [False, True, True, True]
+    assert Scale(192, shortest_under=31).counts(boxes).tolist() == [True, True, True, False]
+    assert Scale(192, shortest_under=10).counts(boxes).tolist() == [False] * 4
+    assert Scale(192, shortest_under=32, longest_over=100).counts(boxes).tolist() == [False, False, False, True]
+    assert Scale(192).counts(boxes).tolist() == [True] * 4
+
+
+def test_mirrored_boxes_come_back() -> None:
+    """At 100, the box is 10 too long: to the right, and in the mirror image to the left."""
+    once = Protocol("once", (Scale(100),), merge=Voting(iou=0.999))
+    (found,) = MultiScale(Looker(100), once)([image()])
+    assert sorted(found.boxes.tolist()) == [[90, 50, 200, 250], [100, 50, 210, 250]]
+    (found,) = MultiScale(Looker(100), Protocol("once", (Scale(100),), flip=False))([image()])
+    assert found.boxes.tolist() == [[100, 50, 210, 250]]
+    (found,) = MultiScale(Looker(100), Protocol("once", (Scale(100),)))([image()])
+    assert found.boxes.tolist() == [[95, 50, 205, 250]], "by default they vote, here with equal scores"
+
+
+def test_scales_are_filtered_and_voted_as_by_hand() -> None:
+    """The block is 100 wide; 320 sees 132, 640 sees 164, whose shorter side with both borders is 165."""
+    for under, sizes in ((165, (320,)), (166, (320, 640))):
+        protocol = Protocol("two", (Scale(320), Scale(640, shortest_under=under)))
+        (found,) = MultiScale(Looker(320), protocol)([image()])
+        parts = []
+        for size in sizes:
+            for left, right in ((100.0, 200 + size / 10), (100 - size / 10, 200.0)):
+                parts.append(((left, 50.0, right, 250.0), size / 2000))
+        boxes, scores = (torch.tensor(column) for column in zip(*parts, strict=True))
+        wanted = classwise_voting(Detections(boxes, scores, torch.ones(len(parts), dtype=torch.int64)), extent=1.0)
+        torch.testing.assert_close(found.boxes, wanted.boxes)
+        torch.testing.assert_close(found.scores, wanted.scores)
+        assert found.labels.tolist() == wanted.labels.tolist() == [1] * len(found)
+
+
+def test_images_of_one_call_do_not_mix() -> None:
+    images = [image(400, 600), image(600, 400, (10, 20, 60, 90)), image(300, 500, (5, 5, 50, 80))]
+    model = MultiScale(Looker(320), PROTOCOLS["refinedet320_coco"])
+    together = model(images)
+    for alone, found in zip((model([pixels])[0] for pixels in images), together, strict=True):
+        assert torch.equal(alone.boxes, found.boxes)
+        assert torch.equal(alone.scores, found.scores)
+
+
+def test_the_own_size_is_back_after_each_call_and_after_errors() -> None:
+    looker = Looker((100, 120))
+    model = MultiScale(looker, PROTOCOLS["refinedet512_coco"])
+    assert looker.size == (100, 120), "trying the scales changes nothing"
+    assert looker.looks == []
+    model([image()])
+    assert looker.size == (100, 120)
+
+    def fail(images: list[Tensor]) -> None:
+        raise RuntimeError("out of memory")
+
+    looker.forward = fail  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model([image()])
+    assert looker.size == (100, 120)
+
+
+def test_a_detector_that_does_not_take_the_inputs_is_one_clear_error_before_the_first_image() -> None:
+    looker = Looker(320, allowed=(320, 192))
+    with pytest.raises(ValueError, match=r"relative needs an input of 448x448, .* of 320x320 refuses: 448 is none"):
+        MultiScale(looker, PROTOCOLS["relative"])
+
+
+class Fixed(Detector):
+    size = (64, 64)
+
+
+def test_a_detector_of_one_size_is_one_clear_error() -> None:
+    with pytest.raises(
+        ValueError, match=r"relative needs an input of 32x32, .* refuses: Fixed cannot change its input"
+    ):
+        MultiScale(Fixed(3), PROTOCOLS["relative"])
+    with pytest.raises(ValueError, match="Detector has no input of one size"):
+        MultiScale(Detector(3), PROTOCOLS["relative"])
+    with pytest.raises(ValueError, match="only detects"):
+        MultiScale(Looker(), PROTOCOLS["relative"])([image()], [Target(torch.zeros(0, 4), torch.zeros(0).long())])
+
+
+def test_bad_protocols_are_refused() -> None:
+    with pytest.raises(ValueError, match="'huge' is unknown; choose one of refinedet320_voc, "):
+        protocol_named("huge")
+    with pytest.raises(ValueError, match="a size or a factor"):
+        Scale()
+    with pytest.raises(ValueError, match="a size or a factor"):
+        Scale(320, factor=1.0)
+
+
+@pytest.fixture(scope="module")
+def ssd() -> Detector:
+    torch.manual_seed(0)
+    return build("ssd300_vgg16", 3, small=True, score_floor=0.2).eval()
+
+
+def test_one_scale_without_flip_and_votes_is_the_detector_itself(ssd: Detector) -> None:
+    plain = Protocol("plain", (Scale(factor=1.0),), flip=False, merge=Voting(iou=1.01))
+    images = toy_images()
+    with torch.inference_mode():
+        wanted, got = ssd(images), MultiScale(ssd, plain)(images)
+    for answers in zip(wanted, got, strict=True):
+        rows = [torch.cat([a.boxes, a.scores[:, None], a.labels[:, None]], 1).tolist() for a in answers]
+        assert len(rows[0]) > 20
+        assert sorted(rows[0]) == sorted(rows[1])
+
+
+def test_a_real_detector_under_every_protocol_that_fits(ssd: Detector) -> None:
+    images = toy_images()
+    before, priors = ssd.size, ssd.priors.clone()  # type: ignore[operator]
+    with torch.inference_mode():
+        for answer, pixels in zip(MultiScale(ssd, PROTOCOLS["relative"])(images), images, strict=True):
+            assert_is_detections(answer, pixels, 3)
+            assert len(answer) > 10
+    assert ssd.size == before
+    assert torch.equal(ssd.priors, priors)  # type: ignore[arg-type]
+    targets = [Target(torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([1]))] * 2
+    sum(ssd(images, targets).values()).backward()
+    assert all(parameter.grad is not None for parameter in ssd.parameters()), "it can be trained on"
+
+
+def test_what_a_record_says() -> None:
+    described = PROTOCOLS["refinedet320_coco"].describe()
+    assert described["name"] == "refinedet320_coco"
+    assert described["flip"] is True
+    assert described["merge"] == {"iou": 0.45, "floor": 0.01, "extent": 1.0}
+    assert described["scales"][1] == {"size": (192, 320)}
+    assert described["scales"][2] == {"size": 192, "longest_over": 32}
+    assert len(described["scales"]) == 9
