@@ -124,7 +124,7 @@ _SETTINGS = {
     "norm_param": "across_spatial:1:bool channel_shared:3:bool eps:4:float",
     "permute_param": "order:1:int",
     "pooling_param": "pool:1:MAX|AVE|STOCHASTIC pad:4:int pad_h:9:int pad_w:10:int kernel_size:2:int kernel_h:5:int "
-    "kernel_w:6:int stride:3:int stride_h:7:int stride_w:8:int global_pooling:12:bool",
+    "kernel_w:6:int stride:3:int stride_h:7:int stride_w:8:int global_pooling:12:bool round_mode:13:CEIL|FLOOR",
     "prelu_param": "channel_shared:2:bool",
     "prior_box_param": "min_size:1:float max_size:2:float aspect_ratio:3:float flip:4:bool clip:5:bool "
     "variance:6:float img_size:7:int img_h:8:int img_w:9:int step:10:float step_h:11:float step_w:12:float "
