@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.classical import hog_svm
 from zoo.detector import Golden, Spec
-from zoo.one_stage import centernet, cornernet, ssd, yolov3
+from zoo.one_stage import centernet, cornernet, ron, ssd, yolov3
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -130,6 +130,38 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=yolov3.SMALL_RECIPE,
         input_size=(608, 608),
         golden=Golden(parameters={80: 62_998_749}, boxes={(608, 608): 22_743}, macs={(80, 608, 608): 70_724_486_144}),
+    ),
+    Spec(
+        name="ron320_vgg16",
+        build=ron.ron320_vgg16,
+        year=2017,
+        paper="Kong, Sun, Yao, Liu, Lu, Chen: RON, CVPR 2017",
+        family="one-stage",
+        recipe=ron.RECIPE,
+        small=ron.SMALL,
+        small_recipe=ron.SMALL_RECIPE,
+        input_size=(320, 320),
+        golden=Golden(
+            parameters={20: 228_612_472, 80: 250_733_272},
+            boxes={(320, 320): 21_250},
+            macs={(20, 320, 320): 82_079_000_000},
+        ),
+    ),
+    Spec(
+        name="ron384_vgg16",
+        build=ron.ron384_vgg16,
+        year=2017,
+        paper="Kong, Sun, Yao, Liu, Lu, Chen: RON, CVPR 2017",
+        family="one-stage",
+        recipe=ron.RECIPE,
+        small=ron.SMALL_384,
+        small_recipe=ron.SMALL_RECIPE,
+        input_size=(384, 384),
+        golden=Golden(
+            parameters={20: 228_612_472},
+            boxes={(384, 384): 30_600},
+            macs={(20, 384, 384): 118_193_000_000},
+        ),
     ),
     Spec(
         name="cornernet511_hg52",
