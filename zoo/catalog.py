@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.classical import hog_svm
 from zoo.detector import Golden, Spec
-from zoo.one_stage import centernet, cornernet, ron, ssd, yolov3
+from zoo.one_stage import centernet, cornernet, retinanet, ron, ssd, yolov3
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -84,6 +84,40 @@ _ROWS: tuple[Spec, ...] = (
             parameters={20: 27_188_676, 80: 36_038_196},
             boxes={(512, 512): 24_564},
             macs={(20, 512, 512): 90_207_908_864, (80, 512, 512): 98_628_936_704},
+        ),
+    ),
+    Spec(
+        name="retinanet_r50_fpn",
+        build=retinanet.retinanet_r50_fpn,
+        year=2017,
+        paper="Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017",
+        family="one-stage",
+        recipe=retinanet.RECIPE,
+        small=retinanet.SMALL,
+        small_recipe=retinanet.SMALL_RECIPE,
+        input_size=(800, 1344),
+        # With the normalisation's scales and shifts counted (norm="batch"): 37,968,692 and 36,723,992.
+        golden=Golden(
+            parameters={80: 37_915_572, 20: 36_670_872},
+            boxes={(500, 500): 47_961, (600, 600): 67_995, (800, 800): 120_087, (800, 1344): 201_600},
+            macs={(80, 800, 1344): 250_487_537_664},
+        ),
+    ),
+    Spec(
+        name="retinanet_r101_fpn",
+        build=retinanet.retinanet_r101_fpn,
+        year=2017,
+        paper="Lin, Goyal, Girshick, He, Dollár: Focal Loss for Dense Object Detection, ICCV 2017",
+        family="one-stage",
+        recipe=retinanet.RECIPE,
+        small=None,
+        small_recipe=None,
+        input_size=(800, 1344),
+        # With the normalisation's scales and shifts counted (norm="batch"): 56,960,820 and 55,716,120.
+        golden=Golden(
+            parameters={80: 56_855_476, 20: 55_610_776},
+            boxes={(500, 500): 47_961, (800, 1344): 201_600},
+            macs={(80, 800, 1344): 330_035_134_464},
         ),
     ),
     Spec(
