@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.classical import hog_svm
 from zoo.detector import Golden, Spec
-from zoo.one_stage import centernet, cornernet, retinanet, ron, ssd, yolov3
+from zoo.one_stage import centernet, cornernet, dssd, retinanet, ron, ssd, yolov3
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -118,6 +118,70 @@ _ROWS: tuple[Spec, ...] = (
             parameters={80: 56_855_476, 20: 55_610_776},
             boxes={(500, 500): 47_961, (800, 1344): 201_600},
             macs={(80, 800, 1344): 330_035_134_464},
+        ),
+    ),
+    Spec(
+        name="ssd321_r101",
+        build=dssd.ssd321_r101,
+        year=2017,
+        paper="Fu, Liu, Ranga, Tyagi, Berg: DSSD: Deconvolutional Single Shot Detector, arXiv 1701.06659, 2017",
+        family="one-stage",
+        recipe=dssd.RECIPE,
+        small=dssd.SMALL_SSD,
+        small_recipe=dssd.SMALL_RECIPE,
+        input_size=(321, 321),
+        golden=Golden(
+            parameters={20: 116_526_320, 80: 158_799_920},
+            boxes={(321, 321): 17_080},
+            macs={(20, 321, 321): 35_925_390_528, (80, 321, 321): 61_098_587_328},
+        ),
+    ),
+    Spec(
+        name="dssd321_r101",
+        build=dssd.dssd321_r101,
+        year=2017,
+        paper="Fu, Liu, Ranga, Tyagi, Berg: DSSD: Deconvolutional Single Shot Detector, arXiv 1701.06659, 2017",
+        family="one-stage",
+        recipe=dssd.DECODER_RECIPE,
+        small=dssd.SMALL,
+        small_recipe=dssd.SMALL_RECIPE,
+        input_size=(321, 321),
+        golden=Golden(
+            parameters={20: 172_380_912, 80: 214_654_512},
+            boxes={(321, 321): 17_080},
+            macs={(20, 321, 321): 53_879_108_800, (80, 321, 321): 79_052_305_600},
+        ),
+    ),
+    Spec(
+        name="ssd513_r101",
+        build=dssd.ssd513_r101,
+        year=2017,
+        paper="Fu, Liu, Ranga, Tyagi, Berg: DSSD: Deconvolutional Single Shot Detector, arXiv 1701.06659, 2017",
+        family="one-stage",
+        recipe=dssd.RECIPE_513,
+        small=None,
+        small_recipe=None,
+        input_size=(513, 513),
+        golden=Golden(
+            parameters={20: 120_303_544, 80: 173_145_304},
+            boxes={(513, 513): 43_688},
+            macs={(20, 513, 513): 87_851_156_672, (80, 513, 513): 139_691_279_552},
+        ),
+    ),
+    Spec(
+        name="dssd513_r101",
+        build=dssd.dssd513_r101,
+        year=2017,
+        paper="Fu, Liu, Ranga, Tyagi, Berg: DSSD: Deconvolutional Single Shot Detector, arXiv 1701.06659, 2017",
+        family="one-stage",
+        recipe=dssd.DECODER_RECIPE_513,
+        small=None,
+        small_recipe=None,
+        input_size=(513, 513),
+        golden=Golden(
+            parameters={20: 231_633_336, 80: 254_983_896},
+            boxes={(513, 513): 43_688},
+            macs={(20, 513, 513): 175_758_308_544, (80, 513, 513): 207_969_825_984},
         ),
     ),
     Spec(
