@@ -9,6 +9,7 @@ detectors, each of which keeps or reshapes them in its own way; SSD's way is her
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -70,31 +71,42 @@ class VGG16(nn.Module):
 class VGG16Reduced(nn.Module):
     """VGG-16 whose fully connected layers became convolutions, thinned out and spread (SSD, section 3: fc6 dilated).
 
-    Gives conv4_3, each position at a learned length (section 3.1), and fc7.
+    Gives conv4_3, each position at a learned length (section 3.1), and fc7; RefineDet also takes conv5_3.
+
+    Args:
+        stride: Of fc7. At 16, pool5 keeps the size and fc6 is spread by 6 (SSD); at 32, pool5 halves and fc6 is spread
+            by 3 (RefineDet's released networks).
+        length: Where the length of conv4_3's positions starts.
+        fifth_length: Likewise of conv5_3's, which is then given too; None leaves it out.
 
     Attributes:
         channels: Width of each map that `forward` gives.
         strides: Stride of each; sides are rounded up.
     """
 
-    channels = (512, 1024)
-    strides = (8, 16)
-
-    def __init__(self) -> None:
+    def __init__(
+        self, *, stride: Literal[16, 32] = 16, length: float = 20.0, fifth_length: float | None = None
+    ) -> None:
         super().__init__()
+        self.channels: tuple[int, ...] = (512, 1024) if fifth_length is None else (512, 512, 1024)
+        self.strides: tuple[int, ...] = (8, stride) if fifth_length is None else (8, 16, stride)
         self.stages = vgg16_layers(ceil_mode=True)
-        self.l2norm = L2Norm(512)
-        self.pool5 = nn.MaxPool2d(3, 1, 1)
-        self.fc6 = nn.Conv2d(512, 1024, 3, padding=6, dilation=6)
+        self.l2norm = L2Norm(512, length)
+        self.l2norm5 = None if fifth_length is None else L2Norm(512, fifth_length)
+        self.pool5 = nn.MaxPool2d(3, 1, 1) if stride == 16 else nn.MaxPool2d(2, 2, ceil_mode=True)
+        spread = 6 if stride == 16 else 3
+        self.fc6 = nn.Conv2d(512, 1024, 3, padding=spread, dilation=spread)
         self.fc7 = nn.Conv2d(1024, 1024, 1)
         for layer in (self.fc6, self.fc7):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """`[B, 512, H / 8, W / 8]` and `[B, 1024, H / 16, W / 16]`, rounded up."""
+        """`[B, 512, H / 8, W / 8]`, where asked for `[B, 512, H / 16, W / 16]`, and `[B, 1024, H / s, W / s]`."""
         for stage in self.stages[:4]:
             x = stage(x)
-        fine = self.l2norm(x)
-        x = self.pool5(self.stages[4](x))
-        return [fine, self.fc7(self.fc6(x).relu()).relu()]
+        maps = [self.l2norm(x)]
+        x = self.stages[4](x)
+        if self.l2norm5 is not None:
+            maps.append(self.l2norm5(x))
+        return [*maps, self.fc7(self.fc6(self.pool5(x)).relu()).relu()]
