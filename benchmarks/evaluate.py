@@ -39,6 +39,7 @@ class Subject:
         overrides: Constructor arguments.
         class_names: Of its labels, where the checkpoint tells; else None.
         weights: The file.
+        seed: Of its training, where the checkpoint tells.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Subject:
     overrides: dict[str, Any]
     class_names: tuple[str, ...] | None
     weights: Path
+    seed: int | None = None
 
 
 def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str, Any] | None = None) -> Subject:
@@ -69,6 +71,7 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
             dict(meta.overrides),
             tuple(meta.class_names),
             weights,
+            int(meta.extra["seed"]) if "seed" in meta.extra else None,
         )
     published = checkpoints.entry_for(weights)
     settings = dict(overrides or (published.overrides if published else {}))
@@ -189,6 +192,7 @@ def evaluate(
         dataset=dataset_id(dataset),
         protocol={**protocol, "batch": batch},
         hardware=hardware.stamp(device, torch.get_num_threads()),
+        seed=subject.seed,
         commit=commit(),
         versions=versions(),
         metrics={**metrics, "detections": len(rows), **CATALOG[subject.name].origin},

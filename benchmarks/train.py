@@ -429,6 +429,7 @@ def train(
             overrides=settings,
             class_names=list(dataset.class_names),
             small=small,
+            extra={"seed": str(seed)},
         )
         Record(
             kind="training",

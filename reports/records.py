@@ -144,7 +144,12 @@ class Shelf:
 
     @cached_property
     def accuracies(self) -> tuple[Entry, ...]:
-        """Accuracy Records without repetition.
+        """Accuracy Records of everybody's first training: what tables, plots and plain comparisons show."""
+        return tuple(entry for entry in self.trainings if not entry.record.seed)
+
+    @cached_property
+    def trainings(self) -> tuple[Entry, ...]:
+        """Accuracy Records without repetition, those of further seeds included.
 
         The same weights on the same images are one result, whatever the machine; a run of the reader's own counts as
         another as soon as it differs in print.
@@ -184,6 +189,11 @@ class Shelf:
             if same == (wanted.detector, wanted.scale, wanted.num_classes, wanted.overrides):
                 return entry
         return None
+
+    def training(self, accuracy: Entry) -> Entry | None:
+        """The training Record of the weights that were tested."""
+        found = (entry for entry in self.of("training") if entry.record.weights == accuracy.record.weights)
+        return next(found, None)
 
     def paper_cost(self, detector: str | None, classes: int) -> Entry | None:
         """The cost Record of a detector at the paper's size, if possible for so many foreground classes."""

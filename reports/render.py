@@ -16,6 +16,7 @@ from reports.appendix import appendix
 from reports.papers import paper_section, printed_figures
 from reports.records import NOT_MEASURED, UNDEFINED, Entry, Shelf
 from reports.sections import Grid, Plot, Section, checkpoints, front, leaderboards
+from reports.seeds import repeated
 
 __all__ = ["render", "stale"]
 
@@ -41,6 +42,7 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
     sections = [
         front(shelf),
         *leaderboards(shelf),
+        *repeated(shelf),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),
         *appendix(shelf),

@@ -131,8 +131,8 @@ def front(shelf: Shelf) -> Section:
         "Accuracies are in percent, times in milliseconds for one image from pixels to detections (median, batch 1). "
         f"*{NOT_MEASURED}* means that no Record fits; *undefined* that a metric has no value on these images. "
         "Detectors called *small* are the papers' architectures at a size that trains in minutes on two processor "
-        "cores, on small data: they can be compared with each other, never with a printed figure. Each is one training "
-        "run with one seed, so that differences of a point or less mean nothing.",
+        "cores, on small data: they can be compared with each other, never with a printed figure. Unless something else "
+        "is said, each is one training run with one seed, so that differences of a point or less mean nothing.",
     ]
     if own:
         paragraphs.append(
@@ -173,6 +173,7 @@ def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
                 *(_milliseconds(clock) for clock in clocks),
                 cost.count("parameters") if cost else NOT_MEASURED,
                 cost.millions("macs") if cost else NOT_MEASURED,
+                _images_seen(shelf.training(entry)),
                 _weights(entry),
                 " ".join(notes.mark(text) for text in about),
             )
@@ -185,14 +186,16 @@ def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
         *(Header(f"ms ({machine})" if machine else "ms") for machine in machines or [""]),
         Header("parameters"),
         Header("MACs (M)"),
+        Header("images seen"),
         Header("weights", text=True),
         Header("notes", text=True),
     )
     if not machines:
-        rows = [(*row[:-4], NOT_MEASURED, *row[-4:]) for row in rows]
+        rows = [(*row[:-5], NOT_MEASURED, *row[-5:]) for row in rows]
     intro = [f"`{test}`: {_DATASETS[name]}." for name in [test.partition(" ")[0]] if name in _DATASETS]
     intro.append(
-        "Sorted by AP. FD is 1 - AP over low overlaps (lower is better), VOC07 the 11-point mean AP at IoU 0.5."
+        "Sorted by AP. FD is 1 - AP over low overlaps (lower is better), VOC07 the 11-point mean AP at IoU 0.5. "
+        "*Images seen* is steps times batch of the training: compare rows of which it is the same."
     )
     if len({entry.record.dataset.fingerprint for entry in entries if entry.record.dataset}) > 1:
         intro.append(
@@ -352,6 +355,13 @@ def _machine(entry: Entry) -> str:
 def _milliseconds(clock: Entry | None) -> str:
     value = None if clock is None else clock.milliseconds("end_to_end")
     return NOT_MEASURED if value is None else f"{value:.1f}"
+
+
+def _images_seen(training: Entry | None) -> str:
+    if training is None:
+        return NOT_MEASURED
+    steps, recipe = training.record.metrics.get("steps"), training.record.recipe or {}
+    return f"{steps * recipe['batch']:,}" if isinstance(steps, int) and "batch" in recipe else "not by steps"
 
 
 def _name(entry: Entry) -> str:

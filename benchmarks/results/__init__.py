@@ -66,7 +66,7 @@ class Record(_Frozen):
         dataset: The images; None for cost.
         protocol: Every setting that the metric depends on (accuracy), or that the time depends on (latency).
         hardware: The machine; None for cost, which depends on none.
-        seed: Of the run.
+        seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
         recipe: How it was trained (training only).
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.
@@ -100,7 +100,8 @@ class Record(_Frozen):
         data = "" if self.dataset is None else f".{self.dataset.name}-{self.dataset.split}"
         device = f".{self.hardware.device.partition(':')[0]}" if self.kind == "latency" and self.hardware else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
-        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}"
+        again = f".seed-{self.seed}" if self.seed else ""
+        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}"
 
     def write(self, folder: Path) -> Path:
         """Write as JSON under `folder`, whole or not at all, and return the file."""
