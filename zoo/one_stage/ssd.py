@@ -32,6 +32,7 @@ from zoo.backbones.small import SmallNet, conv_bn_relu
 from zoo.backbones.vgg import VGG16Reduced
 from zoo.detector import Detector, Recipe
 from zoo.parts.multibox import Predictions, assign, caffe_xavier, detect_multibox, flatten_heads, multibox_loss
+from zoo.subsample import ClassChannels
 
 __all__ = [
     "RECIPE",
@@ -208,6 +209,17 @@ class SSD(Detector):
         if min(maps[-1]) < 1:
             raise ValueError(f"an input of {size} is too small for {len(maps)} levels: their maps are {maps}")
         return maps
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: behind the background of every prior, in a head's last convolution and after it."""
+        found: dict[str, ClassChannels] = {}
+        for level, (head, count) in enumerate(zip(self.class_heads, self.shapes_per_cell, strict=True)):
+            layers = list(head.named_modules(prefix=f"class_heads.{level}"))
+            last = max(place for place, (_, layer) in enumerate(layers) if isinstance(layer, nn.Conv2d))
+            for name, layer in layers[last:]:
+                own = [*layer.named_parameters(name, recurse=False), *layer.named_buffers(name, recurse=False)]
+                found |= {entry: ClassChannels(groups=count, leading=1) for entry, value in own if value.ndim}
+        return found
 
     def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
         """Modules as the released VGG-16 models call them; see `zoo.formats.caffe`.

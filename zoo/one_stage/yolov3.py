@@ -38,6 +38,7 @@ from zoo.backbones.darknet import Darknet53, DarknetTiny, conv_bn_leaky
 from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.formats.darknet import Layer, conv_layers
+from zoo.subsample import ClassChannels
 
 __all__ = [
     "RECIPE",
@@ -280,6 +281,14 @@ class YOLOv3(Detector):
     def num_boxes(self, size: tuple[int, int]) -> int:
         """Anchors times cells over all heads."""
         return sum(len(m) * (size[0] // s) * (size[1] // s) for m, s in zip(self.masks, self.strides, strict=True))
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: behind box and objectness of every anchor."""
+        return {
+            f"heads.{level}.predict.{part}": ClassChannels(groups=len(mask), leading=5)
+            for level, mask in enumerate(self.masks)
+            for part in ("weight", "bias")
+        }
 
     def darknet_layers(self) -> Iterator[Layer]:
         """The layers in the order of the authors' cfg and weights files."""

@@ -29,6 +29,7 @@ from zoo.backbones.vgg import VGG16
 from zoo.detector import Detector, Recipe
 from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, RoIHead, Samples
 from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
+from zoo.subsample import ClassChannels
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "FasterRCNN", "TwoStageOutputs", "faster_rcnn_vgg16", "flip_half"]
 
@@ -178,6 +179,14 @@ class FasterRCNN(Detector):
         size = self.roi_heads.box_pool.size
         pooled = maps[0].new_zeros((len(batch.frames) * self.cost_regions, maps[0].shape[1], size, size))
         return self.roi_heads.predict(pooled)
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: behind the background, each with a score and four offsets."""
+        return {
+            f"roi_heads.box_predictor.{layer}.{part}": ClassChannels(leading=1, inner=inner)
+            for layer, inner in (("cls_score", 1), ("bbox_pred", 4))
+            for part in ("weight", "bias")
+        }
 
     def num_boxes(self, size: tuple[int, int]) -> int:
         """Anchors at network input `(H, W)`, padded."""
