@@ -68,6 +68,9 @@ __all__ = [
     "RefineDet",
     "refinedet320_r101",
     "refinedet320_vgg16",
+    "refinedet320_vgg16_no_tcb",
+    "refinedet320_vgg16_one_step",
+    "refinedet320_vgg16_unfiltered",
     "refinedet512_r101",
     "refinedet512_vgg16",
 ]
@@ -369,6 +372,36 @@ def refinedet320_vgg16(num_classes: int, *, size: int | tuple[int, int] = 320, *
         overrides: Arguments of `RefineDet`.
     """
     return RefineDet(num_classes, size=size, **overrides)
+
+
+def refinedet320_vgg16_unfiltered(num_classes: int, **overrides: Any) -> RefineDet:
+    """Table 2's second variant: without negative anchor filtering.
+
+    Args:
+        num_classes: Foreground classes.
+        overrides: Arguments of `refinedet320_vgg16`.
+    """
+    return refinedet320_vgg16(num_classes, **{"negative_filtering": False, **overrides})
+
+
+def refinedet320_vgg16_one_step(num_classes: int, **overrides: Any) -> RefineDet:
+    """Table 2's third variant: besides, the tiled anchors are moved once only.
+
+    Args:
+        num_classes: Foreground classes.
+        overrides: Arguments of `refinedet320_vgg16`.
+    """
+    return refinedet320_vgg16_unfiltered(num_classes, **{"two_step": False, **overrides})
+
+
+def refinedet320_vgg16_no_tcb(num_classes: int, **overrides: Any) -> RefineDet:
+    """Table 2's fourth variant: besides, no transfer connection blocks.
+
+    Args:
+        num_classes: Foreground classes.
+        overrides: Arguments of `refinedet320_vgg16`.
+    """
+    return refinedet320_vgg16_one_step(num_classes, **{"transfer": False, **overrides})
 
 
 def refinedet512_vgg16(num_classes: int, *, size: int | tuple[int, int] = 512, **overrides: Any) -> RefineDet:
