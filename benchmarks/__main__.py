@@ -177,6 +177,10 @@ def evaluate(
     device: Device = "cpu",
     threads: Threads = None,
     batch: Annotated[int, typer.Option(help="Images a step; more than 1 can change numbers in the last digits.")] = 1,
+    multi_scale: Annotated[
+        str | None,
+        typer.Option(help="Test in several sizes and mirrored: relative, or refinedet320_voc, ..., refinedet512_coco."),
+    ] = None,
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
     with _sentences():
@@ -190,7 +194,7 @@ def evaluate(
             torch.set_num_threads(threads)
         images = open_dataset(dataset, split, data_root)
         subject = _subject(detector, dataset, weights, len(images.class_names), settings)
-        record = run(subject, images, device=device, batch=batch, out=out)
+        record = run(subject, images, device=device, batch=batch, multi_scale=multi_scale, out=out)
         print_scores(record.metrics)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from rich.progress import track
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
 from benchmarks.metrics import load_detections, load_ground_truth, score
+from benchmarks.multiscale import MultiScale, protocol_named
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
 from zoo import CATALOG, build, checkpoints
@@ -168,13 +169,29 @@ def evaluate(
     *,
     device: str = "cpu",
     batch: int = 1,
+    multi_scale: str | None = None,
     out: Path | None = None,
     quiet: bool = False,
 ) -> Record:
     """Detect, score and make the Record; with `out`, write `detections.json`, `metrics.json` and the Record there.
 
     What is scored is what was written: both go through the same reader.
+
+    Args:
+        subject: What detects.
+        dataset: Where.
+        device: `cpu`, `cuda` or `cuda:N`.
+        batch: Images a step.
+        multi_scale: Name of a protocol of `benchmarks.multiscale`: look at each image in several sizes. The Record says
+            so, in its name too.
+        out: Folder.
+        quiet: Draw no progress.
     """
+    looks: dict[str, Any] = {}
+    if multi_scale is not None:
+        chosen = protocol_named(multi_scale)
+        subject = replace(subject, model=MultiScale(subject.model, chosen).eval())
+        looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
     rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
     truth = load_ground_truth(dataset.coco())
@@ -190,7 +207,7 @@ def evaluate(
         num_classes=subject.model.num_classes,
         weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
         dataset=dataset_id(dataset),
-        protocol={**protocol, "batch": batch},
+        protocol={**protocol, "batch": batch, **looks},
         hardware=hardware.stamp(device, torch.get_num_threads()),
         seed=subject.seed,
         commit=commit(),

@@ -149,7 +149,17 @@ class Shelf:
 
     @cached_property
     def trainings(self) -> tuple[Entry, ...]:
-        """Accuracy Records without repetition, those of further seeds included.
+        """Accuracy Records without repetition, those of further seeds included, of tests of one size."""
+        return tuple(entry for entry in self._distinct if not entry.record.multi_scale)
+
+    @cached_property
+    def multi_scale(self) -> tuple[Entry, ...]:
+        """Accuracy Records of tests of several sizes, the "+" of the papers; they stand in rows of their own."""
+        return tuple(entry for entry in self._distinct if entry.record.multi_scale and not entry.record.seed)
+
+    @cached_property
+    def _distinct(self) -> tuple[Entry, ...]:
+        """Accuracy Records without repetition.
 
         The same weights on the same images are one result, whatever the machine; a run of the reader's own counts as
         another as soon as it differs in print.
@@ -164,15 +174,18 @@ class Shelf:
                 raise entry.wrong("dataset", None, "the data set that was tested on")
             precision = None if record.hardware is None else record.hardware.precision
             key: tuple[object, ...] = (record.detector, record.scale, record.dataset, record.weights, precision)
+            key = (*key, record.multi_scale)
             if key in kept and entry.own and entry.printed() != kept[key].printed():
                 key = (*key, "own")
             kept.setdefault(key, entry)
         return tuple(kept.values())
 
     def latencies(self, accuracy: Entry) -> dict[str, Entry]:
-        """Latency Records of the same weights on the same test, by machine and device."""
+        """Latency Records of the same weights on the same test, by machine and device; of one size, as all are."""
         wanted = accuracy.record
         found: dict[str, Entry] = {}
+        if wanted.multi_scale:
+            return found
         for entry in self.of("latency"):
             record = entry.record
             same = (record.detector, record.weights) == (wanted.detector, wanted.weights)
@@ -181,8 +194,10 @@ class Shelf:
         return found
 
     def cost(self, accuracy: Entry) -> Entry | None:
-        """The cost Record of exactly the network that was tested."""
+        """The cost Record of exactly the network that was tested, where it was run once an image."""
         wanted = accuracy.record
+        if wanted.multi_scale:
+            return None
         for entry in self.of("cost"):
             record = entry.record
             same = (record.detector, record.scale, record.num_classes, record.overrides)

@@ -144,7 +144,7 @@ def front(shelf: Shelf) -> Section:
 
 def leaderboards(shelf: Shelf) -> list[Section]:
     """The small detectors, one table a test; `shapes` test always, the others where there are Records."""
-    small = [entry for entry in shelf.accuracies if entry.record.scale == "small"]
+    small = [entry for entry in (*shelf.accuracies, *shelf.multi_scale) if entry.record.scale == "small"]
     tests = sorted(
         {entry.test for entry in small} - {"shapes test"}, key=lambda test: (not test.startswith("bccd"), test)
     )
@@ -202,7 +202,8 @@ def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
             "**The rows were not all tested on the same images**: compare only those whose first note is the same."
         )
     grid = Grid(heads, tuple(rows), notes=tuple(notes))
-    return Section(title, anchor, (" ".join(intro), grid, *_plots(shelf, test, entries, times, machines)))
+    plain = [entry for entry in entries if not entry.record.multi_scale]
+    return Section(title, anchor, (" ".join(intro), grid, *_plots(shelf, test, plain, times, machines)))
 
 
 def _plots(
@@ -255,7 +256,7 @@ def checkpoints(shelf: Shelf, printed: dict[str, list[tuple[str, str, str, float
         printed: By detector: name of a metric, its place in the JSON of `score`, what was tested on, the figure.
     """
     title, anchor = "Checkpoints of full size on real images", "checkpoints"
-    entries = [entry for entry in shelf.accuracies if entry.record.scale != "small"]
+    entries = [entry for entry in (*shelf.accuracies, *shelf.multi_scale) if entry.record.scale != "small"]
     if not entries:
         return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record.",))
     notes = Notes()
@@ -264,7 +265,7 @@ def checkpoints(shelf: Shelf, printed: dict[str, list[tuple[str, str, str, float
     for entry in sorted(entries, key=lambda entry: (entry.test, entry.record.detector, entry.own)):
         dataset = entry.record.dataset
         assert dataset is not None
-        figures = printed.get(entry.record.detector, [])
+        figures = [] if entry.record.multi_scale else printed.get(entry.record.detector, [])
         marks = [notes.mark(tested_on(entry)), *([notes.mark(literal(entry.record.note))] if entry.record.note else [])]
         rows.append(
             (
@@ -318,7 +319,8 @@ def tested_on(entry: Entry) -> str:
     dataset = entry.record.dataset
     assert dataset is not None
     images = f"{dataset.images:,} images with {dataset.objects:,} objects, fingerprint {dataset.fingerprint[:8]}"
-    return f"accuracy on {entry.test} ({images}), run on {_machine(entry)}"
+    scales = f"; + is multi-scale testing, {literal(entry.record.multi_scale)}" if entry.record.multi_scale else ""
+    return f"accuracy on {entry.test} ({images}), run on {_machine(entry)}{scales}"
 
 
 def timed_on(entry: Entry) -> str:
@@ -365,7 +367,8 @@ def _images_seen(training: Entry | None) -> str:
 
 
 def _name(entry: Entry) -> str:
-    return f"{entry.record.detector} (own machine)" if entry.own else entry.record.detector
+    name = f"{entry.record.detector}{'+' if entry.record.multi_scale else ''}"
+    return f"{name} (own machine)" if entry.own else name
 
 
 def _weights(entry: Entry) -> str:

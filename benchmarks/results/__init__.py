@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 __all__ = ["COMMITTED", "DatasetId", "Hardware", "Record", "RecordError", "Weights", "read_records", "write_atomically"]
 
@@ -64,7 +64,8 @@ class Record(_Frozen):
         num_classes: Foreground classes.
         weights: The checkpoint; None for training from scratch and for cost.
         dataset: The images; None for cost.
-        protocol: Every setting that the metric depends on (accuracy), or that the time depends on (latency).
+        protocol: Every setting that the metric depends on (accuracy), or that the time depends on (latency). Under
+            `multi_scale`, where the detector looked at every image in several sizes, is what it looked at.
         hardware: The machine; None for cost, which depends on none.
         seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
         recipe: How it was trained (training only).
@@ -94,6 +95,14 @@ class Record(_Frozen):
     samples: dict[str, list[float]] = {}
     note: str = ""
 
+    @field_validator("protocol")
+    @classmethod
+    def _names_its_scales(cls, protocol: dict[str, Any]) -> dict[str, Any]:
+        found = protocol.get("multi_scale")
+        if found is not None and not (isinstance(found, dict) and isinstance(found.get("name"), str)):
+            raise ValueError(f"multi_scale is {found!r}, which names no protocol")
+        return protocol
+
     @property
     def name(self) -> str:
         """File name without ending: what was measured on what, so that a new run replaces the old."""
@@ -101,7 +110,14 @@ class Record(_Frozen):
         device = f".{self.hardware.device.partition(':')[0]}" if self.kind == "latency" and self.hardware else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
         again = f".seed-{self.seed}" if self.seed else ""
-        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}"
+        scales = f".{self.multi_scale}" if self.multi_scale else ""
+        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}"
+
+    @property
+    def multi_scale(self) -> str | None:
+        """Name of the protocol of multi-scale testing; None for the plain test of one size."""
+        found = self.protocol.get("multi_scale")
+        return None if found is None else str(found["name"])
 
     def write(self, folder: Path) -> Path:
         """Write as JSON under `folder`, whole or not at all, and return the file."""

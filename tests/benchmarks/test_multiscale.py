@@ -1,13 +1,22 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.evaluate import Subject, evaluate
 from benchmarks.multiscale import PROTOCOLS, MultiScale, Protocol, Scale, Voting, protocol_named
+from benchmarks.papers import read_tables
+from benchmarks.results import Record, RecordError
 from ops.structures import Detections, Target
 from ops.voting import classwise_voting
+from reports.records import Entry, Shelf
+from reports.render import render
 from tests.contract import assert_is_detections, toy_images
+from tests.reports.samples import metrics, record
 from zoo import build
 from zoo.detector import Detector
 
@@ -228,3 +237,85 @@ def test_what_a_record_says() -> None:
     assert described["scales"][1] == {"size": (192, 320)}
     assert described["scales"][2] == {"size": 192, "longest_over": 32}
     assert len(described["scales"]) == 9
+
+
+class TwoImages:
+    """Two images with a block each, as a dataset."""
+
+    name, split, fingerprint, num_objects = "blocks", "test", "ab" * 24, 2
+    class_names, category_ids, image_ids = ("a", "b", "c"), (1, 2, 3), (5, 9)
+    boxes = ((100, 50, 200, 250), (30, 40, 90, 100))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        box = self.boxes[index]
+        return image(400, 600, box), Target(torch.tensor([box]).float(), torch.tensor([1]))
+
+    def coco(self) -> dict[str, object]:
+        rows = [
+            {"id": n, "image_id": i, "category_id": 2, "bbox": [x, y, x2 - x, y2 - y], "area": 1.0, "iscrowd": 0}
+            for n, (i, (x, y, x2, y2)) in enumerate(zip(self.image_ids, self.boxes, strict=True), 1)
+        ]
+        categories = [{"id": i, "name": name} for i, name in zip(self.category_ids, self.class_names, strict=True)]
+        return {
+            "images": [{"id": i, "height": 400, "width": 600} for i in self.image_ids],
+            "categories": categories,
+            "annotations": rows,
+        }
+
+
+def test_evaluation_says_so_in_the_record_and_in_its_name(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"weights")
+    looker = Looker(100)
+    subject = Subject("ssd300_vgg16", looker, "small", {}, None, weights)
+    plain = evaluate(subject, TwoImages(), out=tmp_path, quiet=True)  # type: ignore[arg-type]
+    assert len(looker.looks) == 2
+    several = evaluate(subject, TwoImages(), multi_scale="relative", out=tmp_path, quiet=True)  # type: ignore[arg-type]
+    assert len(looker.looks) == 2 + 2 * 6
+    assert (plain.multi_scale, several.multi_scale) == (None, "relative")
+    assert "multi_scale" not in plain.protocol
+    assert several.protocol["multi_scale"] == json.loads(json.dumps(PROTOCOLS["relative"].describe()))
+    assert several.name == f"{plain.name}.relative"
+    assert Record.read(tmp_path / f"{plain.name}.json") == plain
+    assert Record.read(tmp_path / f"{several.name}.json") == several
+    with pytest.raises(ValueError, match="'huge' is unknown"):
+        evaluate(subject, TwoImages(), multi_scale="huge", quiet=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("content", ["relative", {}, {"name": 3}])
+def test_a_record_that_names_no_protocol_is_refused(content: object, tmp_path: Path) -> None:
+    path = record("accuracy").write(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"protocol": {"multi_scale": content}}))
+    with pytest.raises(RecordError, match=r"protocol: .*names no protocol; delete the file and measure again"):
+        Record.read(path)
+
+
+def test_pages_keep_both_apart() -> None:
+    """The plain one alone is compared with papers, timed, costed and plotted; the other has a row marked +."""
+    made = [
+        record("accuracy", metrics=metrics(0.45)),
+        record("accuracy", metrics=metrics(0.4871), protocol={"multi_scale": {"name": "relative"}}),
+        record("accuracy", "yolov3", metrics=metrics(0.40)),
+        record("latency"),
+        record("latency", "yolov3"),
+        record("cost"),
+    ]
+    entries = [Entry(r, Path(f"m/{r.name}.json"), f"m/{r.name}.json") for r in made]
+    plain, several = entries[:2]
+    shelf = Shelf(entries)
+    assert shelf.multi_scale == (several,)
+    assert plain in shelf.accuracies
+    assert several not in (*shelf.accuracies, *shelf.trainings)
+    assert shelf.cost(plain) is not None
+    assert shelf.cost(several) is None
+    assert shelf.latencies(plain)
+    assert not shelf.latencies(several)
+    pages = render(entries, read_tables())
+    (page,) = (text for name, text in pages.items() if name.endswith(".md"))
+    lines = [line for line in page.splitlines() if "48.7" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("| ssd300_vgg16+ |")
+    assert "+ is multi-scale testing, relative" in page
