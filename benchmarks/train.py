@@ -1,8 +1,8 @@
 """One training loop for every detector.
 
 All chance is a function of the seed and the step: which images come, how they are augmented, which regions are
-sampled. Resuming therefore needs no generator's state, and on a CPU it ends with the weights of a run that was never
-interrupted. Run it under `torchrun` and it trains on all processes.
+sampled, at which size. Resuming therefore needs no generator's state, and on a CPU it ends with the weights of a run
+that was never interrupted. Run it under `torchrun` and it trains on all processes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from zoo.detector import Detector, Recipe
 
 __all__ = ["TrainingError", "describe_recipe", "fit_by_gradient", "optimizer_for", "train"]
 
-_AUGMENT, _MODEL, _ORDER, _START = 1, 2, 3, 4
+_AUGMENT, _MODEL, _ORDER, _START, _SIZE = 1, 2, 3, 4, 5
 """Streams of chance that never share a seed."""
 
 
@@ -184,6 +184,11 @@ def _step_generator(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(_seed(seed, _MODEL, step, rank))
 
 
+def _size_of(recipe: Recipe, seed: int, step: int) -> int:
+    """Side of the input at `step`: one draw for `resize_every` steps, the same in all processes."""
+    return recipe.sizes[_seed(seed, _SIZE, step // recipe.resize_every) % len(recipe.sizes)]
+
+
 def fit_by_gradient(
     model: Detector,
     dataset: Dataset,
@@ -218,6 +223,7 @@ def fit_by_gradient(
 
     Raises:
         TrainingError: A loss is not finite, the state belongs to another run, or the batch cannot be divided.
+        ValueError: The recipe has sizes that the detector cannot take.
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -250,6 +256,9 @@ def fit_by_gradient(
         num_workers=workers,
         persistent_workers=workers > 0,
     )
+    own_size = getattr(model, "size", None) if recipe.sizes else None
+    for side in recipe.sizes:
+        model.resize(side)
     reporter = _Reporter(recipe.steps, first, recipe.batch, quiet or rank > 0)
     started = time.monotonic()
     step = first
@@ -271,6 +280,8 @@ def fit_by_gradient(
 
     try:
         for images, targets in loader:
+            if recipe.sizes and (step == first or step % recipe.resize_every == 0):
+                model.resize(_size_of(recipe, seed, step))
             _step_generator(seed, step, rank)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step) * group["factor"]
@@ -304,6 +315,8 @@ def fit_by_gradient(
         raise
     finally:
         reporter.close()
+        if own_size is not None:
+            model.resize(own_size)
     if average is not None:
         model.load_state_dict(average.weights, strict=False)
     model.eval()

@@ -130,6 +130,8 @@ class Recipe:
         clip_norm: Largest norm of the whole gradient, or None.
         ema: Decay of the averaged weights that are evaluated, or None.
         augment: What happens to image and target, or None.
+        sizes: Sides of the square input among which training draws; empty: the detector's own input throughout.
+        resize_every: Steps for which a drawn size stays.
         source: Paper and section.
     """
 
@@ -150,6 +152,8 @@ class Recipe:
     clip_norm: float | None = None
     ema: float | None = None
     augment: Augmentation | None = None
+    sizes: tuple[int, ...] = ()
+    resize_every: int = 10
     source: str = ""
 
     def rate(self, step: int) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks.train import TrainingError, _Draws, fit_by_gradient, optimizer_for
+from ops.images import stack, warp
 from tests.benchmarks import toy_training as toy
 from zoo.detector import Recipe
 
@@ -162,3 +163,87 @@ def test_rate():
     cosine = replace(steps, cosine=True)
     assert cosine.rate(55) == pytest.approx(0.01)
     assert cosine.rate(99) < 1e-4
+
+
+class Sized(toy.ToyDetector):
+    """A toy that takes any size and remembers at which it worked."""
+
+    def __init__(self):
+        super().__init__()
+        self.size, self.worked = (32, 32), []
+
+    def resize(self, size):
+        self.size = (size, size) if isinstance(size, int) else size
+        if self.size[0] > 64:
+            raise ValueError(f"{size} is too large")
+
+    def preprocess(self, images):
+        return stack([warp(image, self.size) for image in images])
+
+    def losses(self, outputs, batch, targets):
+        self.worked.append(batch.size[0])
+        return super().losses(outputs, batch, targets)
+
+
+def train_sized(out, steps=40, *, fail_at=None, sizes=(24, 32, 40), seed=3, identity=None):
+    torch.manual_seed(0)
+    model = Sized()
+    images = toy.ToyImages()
+    if fail_at is not None:
+        plain, drawn = images.__getitem__, []
+
+        class Interrupted(toy.ToyImages):
+            def __getitem__(self, index):
+                drawn.append(index)
+                if len(drawn) > 4 * fail_at:
+                    raise KeyboardInterrupt
+                return plain(index)
+
+        images = Interrupted()
+    recipe = toy.recipe(steps, sizes=sizes, resize_every=6)
+    out.mkdir(exist_ok=True)
+    try:
+        fit_by_gradient(model, images, recipe, seed=seed, out=out, identity={}, device=torch.device("cpu"), quiet=True)
+    except KeyboardInterrupt:
+        assert fail_at is not None
+    return model
+
+
+def test_sizes_take_turns_and_the_own_size_comes_back(tmp_path):
+    model = train_sized(tmp_path / "a")
+    assert len(model.worked) == 40
+    runs = [set(model.worked[start : start + 6]) for start in range(0, 40, 6)]
+    assert all(len(run) == 1 for run in runs), "a size stays for its steps"
+    assert set(model.worked) == {24, 32, 40}
+    assert model.size == (32, 32)
+    assert train_sized(tmp_path / "b").worked == model.worked
+    assert train_sized(tmp_path / "c", seed=4).worked != model.worked
+    assert set(train_sized(tmp_path / "d", sizes=()).worked) == {32}
+
+
+def test_training_at_many_sizes_resumes_to_the_bit(tmp_path):
+    """Interrupted in the middle of a size's turn."""
+    whole = train_sized(tmp_path / "whole")
+    broken = train_sized(tmp_path / "broken", fail_at=15)
+    assert 0 < len(broken.worked) < 40
+    assert len(broken.worked) % 6, "the interruption should fall within a turn"
+    assert broken.size == (32, 32)
+    resumed = train_sized(tmp_path / "broken")
+    assert broken.worked + resumed.worked == whole.worked
+    assert states_equal(resumed.state_dict(), whole.state_dict())
+
+
+def test_a_size_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
+    with pytest.raises(ValueError, match="100 is too large"):
+        train_sized(tmp_path / "a", sizes=(32, 100))
+    with pytest.raises(ValueError, match="ToyDetector cannot change its input"):
+        fit_by_gradient(
+            toy.ToyDetector(),
+            toy.ToyImages(),
+            toy.recipe(3, sizes=(32,)),
+            seed=0,
+            out=tmp_path,
+            identity={},
+            device=torch.device("cpu"),
+            quiet=True,
+        )
