@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ from zoo.parts.multibox import (
     flatten_heads,
     multibox_loss,
 )
+from zoo.subsample import ClassChannels
 
 __all__ = [
     "RECIPE",
@@ -204,6 +205,67 @@ class RefineDet(Detector):
         priors = [grid_anchors(centred_shapes(s), sides, (step, step)) for s, sides, step in levels]
         self.priors = torch.cat(priors).to(self.priors.device)
 
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: behind the background of every anchor; see `zoo.subsample`."""
+        layout = ClassChannels(groups=self.shapes_per_cell, leading=1)
+        return {f"odm.logits.{name}": layout for name, _ in self.odm.logits.named_parameters()}
+
+    def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
+        """Layers of the released files by module; see `zoo.formats.caffe`.
+
+        Raises:
+            ValueError: No file was released for this network.
+        """
+        if self.arm is None or self.tcb is None or isinstance(self.backbone, SmallSources):
+            raise ValueError("RefineDet: the released models have VGG-16 or ResNet-101, an ARM and all of the TCB")
+        names: dict[str, str | tuple[str, ...]] = {}
+        if isinstance(self.backbone, CaffeResNet):
+            sources = ["res3b3_relu", "res4b22_relu", "res5c_relu", "res6_relu"]
+            names |= {f"backbone.{path}": layers for path, layers in self.backbone.caffe_names().items()}
+            last = cast(Bottleneck, self.extra)
+            names |= {f"extra.{path}": layers for path, layers in last.caffe_names("6").items()}
+        else:
+            sources = ["conv4_3_norm", "conv5_3_norm", "fc7", "conv6_2"]
+            names |= {"backbone.l2norm": sources[0], "backbone.l2norm5": sources[1]}
+            names |= {"extra.0": "conv6_1", "extra.2": "conv6_2"}
+            for path, module in self.backbone.named_modules():
+                if isinstance(module, nn.Conv2d):
+                    names[f"backbone.{path}"] = path.rpartition(".")[2]
+        names |= {f"tcb.{path}": layers for path, layers in self.tcb.caffe_names().items()}
+        odm_sources = [f"P{3 + level}" for level in range(len(sources))]
+        for part, heads, inputs in (("arm", self.arm, sources), ("odm", self.odm, odm_sources)):
+            names |= {f"{part}.{path}": layers for path, layers in heads.caffe_names(inputs).items()}
+        return names
+
+    def port_names(self) -> dict[str, str]:
+        """Modules of luuuyi's port to PyTorch (https://github.com/luuuyi/RefineDet.PyTorch) by ours that hold the same.
+
+        Raises:
+            ValueError: The port has no such network.
+        """
+        if self.arm is None or self.tcb is None or not isinstance(self.backbone, VGG16Reduced):
+            raise ValueError("RefineDet: the PyTorch port has VGG-16, an ARM and all of the TCB only")
+        names = {"backbone.l2norm": "conv4_3_L2Norm", "backbone.l2norm5": "conv5_3_L2Norm"}
+        layers = [
+            (f"stages.{i}.{name}", x)
+            for i, stage in enumerate(self.backbone.stages)
+            for name, x in stage.named_children()
+        ]
+        names |= {f"backbone.{path}": f"vgg.{row}" for row, (path, x) in enumerate(layers) if isinstance(x, nn.Conv2d)}
+        names |= {"backbone.fc6": "vgg.31", "backbone.fc7": "vgg.33", "extra.0": "extras.0", "extra.2": "extras.1"}
+        for level in range(4):
+            names[f"tcb.first.{level}.conv"] = f"tcb0.{3 * level}"
+            names[f"tcb.second.{level}.conv"] = f"tcb0.{3 * level + 2}"
+            names[f"tcb.last.{level}.conv"] = f"tcb2.{3 * level + 1}"
+            if level < 3:
+                names[f"tcb.enlarge.{level}.conv"] = f"tcb1.{level}"
+            for part in ("arm", "odm"):
+                names |= {
+                    f"{part}.box.{level}": f"{part}_loc.{level}",
+                    f"{part}.logits.{level}": f"{part}_conf.{level}",
+                }
+        return names
+
     def map_sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """`(H, W)` of each level's map at network input `size`."""
         if isinstance(self.backbone, CaffeResNet):
@@ -302,6 +364,17 @@ class _Heads(nn.Module):
         maps = [before(x) for before, x in zip(self.before, maps, strict=True)]
         return Predictions(flatten_heads(self.box, maps, 4), flatten_heads(self.logits, maps, self.values))
 
+    def caffe_names(self, sources: Sequence[str]) -> dict[str, str | tuple[str, ...]]:
+        """Layers of the released files by module, for maps called `sources`."""
+        names: dict[str, str | tuple[str, ...]] = {}
+        for level, (source, block) in enumerate(zip(sources, self.before, strict=True)):
+            if isinstance(block, Bottleneck):
+                for path, layers in block.caffe_names(f"{source}_inter").items():
+                    names[f"before.{level}.{path}"] = layers
+                source = f"res{source}_inter"
+            names |= {f"box.{level}": f"{source}_mbox_loc", f"logits.{level}": f"{source}_mbox_conf"}
+        return names
+
 
 class _Transfer(nn.Module):
     """The transfer connection blocks: each map, transferred, plus the coarser block's answer, enlarged (figure 2).
@@ -314,6 +387,7 @@ class _Transfer(nn.Module):
 
     def __init__(self, channels: Sequence[int], width: int, norm: bool) -> None:
         super().__init__()
+        self.norm = norm
         self.first = nn.ModuleList(_conv(c, width, norm) for c in channels)
         self.second = nn.ModuleList(_conv(width, width, norm) for _ in channels)
         self.enlarge = nn.ModuleList(_conv(width, width, norm, up=True) for _ in channels[1:])
@@ -328,6 +402,18 @@ class _Transfer(nn.Module):
                 x = x + self.enlarge[level](answers[-1])[..., : x.shape[-2], : x.shape[-1]]
             answers.append(self.last[level](x.relu()).relu())
         return answers[::-1]
+
+    def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
+        """Layers of the released files by module; these count levels by the power of two of their stride."""
+        convs: dict[str, str] = {}
+        for level in range(len(self.first)):
+            convs |= {f"first.{level}": f"TL{3 + level}_1", f"second.{level}": f"TL{3 + level}_2"}
+            convs |= {f"last.{level}": f"P{3 + level}"}
+        convs |= {f"enlarge.{level}": f"P{4 + level}-up" for level in range(len(self.enlarge))}
+        names: dict[str, str | tuple[str, ...]] = {f"{path}.conv": layer for path, layer in convs.items()}
+        if self.norm:
+            names |= {f"{path}.norm": (f"{layer}_bn", f"{layer}_scale") for path, layer in convs.items()}
+        return names
 
 
 def _conv(inputs: int, outputs: int, norm: bool, up: bool = False) -> nn.Sequential:
@@ -405,13 +491,7 @@ def refinedet320_vgg16_no_tcb(num_classes: int, **overrides: Any) -> RefineDet:
 
 
 def refinedet512_vgg16(num_classes: int, *, size: int | tuple[int, int] = 512, **overrides: Any) -> RefineDet:
-    """RefineDet512 on VGG-16: the same network, 16,320 anchors.
-
-    Args:
-        num_classes: Foreground classes.
-        size: Side of the square input, or `(H, W)`.
-        overrides: Arguments of `RefineDet`.
-    """
+    """RefineDet512 on VGG-16: the same network, 16,320 anchors; arguments as for `refinedet320_vgg16`."""
     return RefineDet(num_classes, size=size, **overrides)
 
 
@@ -430,11 +510,5 @@ def refinedet320_r101(num_classes: int, *, size: int | tuple[int, int] = 320, **
 
 
 def refinedet512_r101(num_classes: int, *, size: int | tuple[int, int] = 512, **overrides: Any) -> RefineDet:
-    """RefineDet512 on ResNet-101, for COCO: the same network, 16,320 anchors.
-
-    Args:
-        num_classes: Foreground classes.
-        size: Side of the square input, or `(H, W)`.
-        overrides: Arguments of `RefineDet`.
-    """
+    """RefineDet512 on ResNet-101, for COCO: the same network, 16,320 anchors; arguments as for `refinedet320_r101`."""
     return RefineDet(num_classes, size=size, **{**_R101, **overrides})
