@@ -121,6 +121,9 @@ class DSSD(SSD):
         neck: Decoder and prediction modules.
         starts: Centre of each level's first prior in pixels of the input; None: the middle of the first cell.
         arguments: Of `SSD`.
+
+    Raises:
+        ValueError: `starts` fits another number of levels.
     """
 
     neck: Neck
@@ -134,6 +137,8 @@ class DSSD(SSD):
             self._shift(starts)
 
     def _shift(self, starts: Sequence[float]) -> None:
+        if len(starts) != len(self.shapes_per_cell):
+            raise ValueError(f"DSSD: {len(self.shapes_per_cell)} levels need as many starts, got {len(starts)}")
         first = 0
         for start, (height, width), shapes in zip(starts, self.map_sizes(self.size), self.shapes_per_cell, strict=True):
             last = first + height * width * shapes
@@ -197,7 +202,8 @@ class DSSD(SSD):
             raise ValueError("DSSD: the released models have ResNet-101 as their backbone, and this one has not")
         names = {f"backbone.{path}": layers for path, layers in self.backbone.caffe_names().items()}
         for row, extra in enumerate(self.extras):
-            names |= {f"extras.{row}.{path}": layers for path, layers in extra.caffe_names(str(6 + row)).items()}
+            added = cast(Bottleneck, extra).caffe_names(str(6 + row))
+            names |= {f"extras.{row}.{path}": layers for path, layers in added.items()}
         sources = ["res3b3_relu", "res5c_relu", *(f"res{6 + row}_relu" for row in range(len(self.extras)))]
         added, sources = self.neck.caffe_names(sources)
         names |= {f"neck.{path}": layers for path, layers in added.items()}
@@ -349,18 +355,18 @@ class Neck(nn.Module):
                     "side2": f"{sources[level]}_pre2",
                 }
                 names[f"decoder.stages.{level}.up"] = f"deconv_{number}"
-                for part, layer in parts.items():
-                    names[f"decoder.stages.{level}.{part}.conv"] = layer
-                    names[f"decoder.stages.{level}.{part}.norm"] = (f"{layer}_bn", f"{layer}_scale")
-                method = "PROD" if stage.combine == "product" else "SUM"
+                for part, name in parts.items():
+                    names[f"decoder.stages.{level}.{part}.conv"] = name
+                    names[f"decoder.stages.{level}.{part}.norm"] = (f"{name}_bn", f"{name}_scale")
+                method = "PROD" if cast(Deconvolution, stage).combine == "product" else "SUM"
                 outputs[level] = f"combined_{number}_Eltwise{method}_relu"
         for level, (block, width) in enumerate(zip(self.blocks, self.narrow, strict=True)):
             if isinstance(block, nn.Identity):
                 continue
             inter = outputs[level]
-            for row, part in enumerate(cast(nn.Sequential, block)):
+            for row, residual in enumerate(cast(nn.Sequential, block)):
                 inter += f"_inter{width}"
-                for path, layers in cast(Bottleneck, part).caffe_names(inter).items():
+                for path, layers in cast(Bottleneck, residual).caffe_names(inter).items():
                     names[f"blocks.{level}.{row}.{path}"] = layers
             outputs[level] = f"res{inter}"
         return names, outputs
