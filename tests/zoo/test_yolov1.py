@@ -9,6 +9,7 @@ from ops.images import Batch, Frame
 from ops.structures import Target
 from tests.contract import assert_is_detector, assert_overfits, empty_target
 from zoo import build
+from zoo.formats.darknet import Header, read_weights, write_weights
 from zoo.one_stage.yolov1 import YOLOv1, yolov1, yolov1_tiny
 
 # Builder, its arguments, trainable numbers, bytes of the weights file, Darknet's BFLOPs, outputs, boxes.
@@ -48,6 +49,34 @@ def test_first_twenty_convolutions_are_those_learnt_on_imagenet() -> None:
     assert sum(layer.out_channels for layer, _ in layers[:24]) == 13_184
     assert (layers[0][0].kernel_size, layers[0][0].stride, layers[0][0].padding) == ((7, 7), (2, 2), (3, 3))
     assert [index for index, (layer, _) in enumerate(layers[:24]) if layer.stride == (2, 2)] == [0, 21]
+
+
+def test_file_ends_with_the_locally_connected_and_the_last_layer() -> None:
+    with torch.device("meta"):
+        layers = list(yolov1(20, variant="v1.1").darknet_layers())
+    assert len(layers) == 26
+    assert all(norm is not None for _, norm in layers[:24])
+    local, last = (layer for layer, _ in layers[24:])
+    assert tuple(local.weight.shape) == (49, 256, 1024, 3, 3)
+    assert tuple(local.bias.shape) == (256, 7, 7)
+    assert tuple(last.weight.shape) == (1715, 12_544)
+
+
+def test_weights_file_comes_back(tmp_path) -> None:
+    """Convolutions, a locally connected and two connected layers, plain and transposed."""
+    torch.manual_seed(0)
+    model, other = little(local=3), little(local=3)
+    for header in (Header(0, 1, 0, 64_000), Header(1001, 0, 0, 64_000)):
+        path = tmp_path / f"{header.major}.weights"
+        write_weights(path, model.darknet_layers(), header)
+        assert path.stat().st_size == header.size + 4 * stored(model.darknet_layers())
+        assert read_weights(path, other.darknet_layers()) == header
+        image = torch.rand(1, 3, 64, 64)
+        with torch.no_grad():
+            ours, theirs = (m.eval().network(m.preprocess([image[0]])) for m in (model, other))
+        assert torch.equal(ours, theirs)
+        for parameter in other.parameters():
+            torch.nn.init.zeros_(parameter)
 
 
 def test_coco_cfg_has_4655_outputs() -> None:

@@ -10,7 +10,7 @@ from ops.images import Batch, Frame
 from ops.reorg import reorg
 from ops.structures import Target
 from tests.contract import assert_is_detector, assert_overfits, empty_target
-from zoo import build
+from zoo import CATALOG, build
 from zoo.backbones.darknet import DARKNET19, DarknetChain
 from zoo.formats.darknet import conv_layers
 from zoo.one_stage.yolov2 import YOLOv2, yolov2, yolov2_tiny
@@ -272,6 +272,46 @@ def test_cfg_follows_from_the_classes_of_coco() -> None:
 def test_input_must_be_a_multiple_of_the_stride() -> None:
     with pytest.raises(ValueError, match="multiple of 32, got 400"):
         yolov2(20, size=400)
+
+
+def test_recipes_draw_the_sizes_of_the_released_cfgs() -> None:
+    sizes = (320, 352, 384, 416, 448, 480, 512, 544, 576, 608)
+    for name in ("yolov2", "yolov2_tiny", "yolov3"):
+        recipe = CATALOG[name].recipe
+        assert (recipe.sizes, recipe.resize_every) == (sizes, 10)
+        assert CATALOG[name].small_recipe.sizes == ()
+
+
+@pytest.mark.parametrize("name", ["yolov2", "yolov3"])
+def test_sizes_change_between_steps_of_one_detector(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, 2, small=True)
+    target = Target(torch.tensor([[20.0, 30, 90, 100]]), torch.tensor([1]))
+    for side in (96, 160, (64, 128)):
+        model.resize(side)
+        size = (side, side) if isinstance(side, int) else side
+        assert model.preprocess([torch.rand(3, 120, 150)]).size == size
+        losses = model([torch.rand(3, 120, 150)], [target])
+        assert all(bool(value.isfinite()) for value in losses.values())
+        (found,) = model.eval()([torch.rand(3, 120, 150)])
+        assert len(found) <= model.num_boxes(size)
+        model.train()
+    for wrong in (0, 100, (64, 100)):
+        with pytest.raises(ValueError, match="size must be a multiple of"):
+            model.resize(wrong)
+    assert model.size == (64, 128)
+
+
+def test_an_object_is_learnt_at_the_same_pixels_at_every_size() -> None:
+    """Anchor and cell follow the map: 64x64 pixels about (48, 48) are one cell wide twice, whatever the input."""
+    model = little()
+    for side in (96, 192):
+        model.resize(side)
+        target = Target(torch.tensor([[16.0, 16, 80, 80]]), torch.tensor([0]))
+        slots, _, wanted, weight = model._assign([target], (side // 32, side // 32))
+        assert slots.tolist() == [1 * (side // 32) + 1]
+        assert wanted[0].tolist() == pytest.approx([0.5, 0.5, math.log(2 / 1.3221), math.log(2 / 1.73145)])
+        assert weight.tolist() == pytest.approx([2 - 64 * 64 / side**2])
 
 
 def test_anchors_do_not_scale_with_the_input() -> None:

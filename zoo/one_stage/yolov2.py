@@ -16,7 +16,8 @@ Where paper and released code differ, this is the code: a 1x1 convolution narrow
 (`passthrough=0` passes it whole, as the paper says), Darknet's reorg folds it, centres and objectness are learnt by
 squared error behind their sigmoids. Otherwise than the code: images are resized with torch's pixel centres; a decoded
 size is bounded, so that an untrained network cannot overflow; no colour or scale augmentation is part of the recipe;
-the count of images seen is that of one process.
+images seen are counted by each process for itself; the last 200 batches are drawn like all others (there they have 608
+pixels).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ RECIPE = Recipe(
     warmup=1000,
     warmup_factor=0.0,
     warmup_power=4.0,
+    sizes=tuple(range(320, 609, 32)),
     source="yolov2-voc.cfg of the released code, for VOC, from ImageNet weights",
 )
 Anchors = tuple[tuple[float, float], ...]
@@ -159,7 +161,7 @@ class YOLOv2(Detector):
         else:
             make = DarknetTiny if backbone == "tiny" else SmallNet
             self.backbone = make() if widths is None else make(widths)
-        self.stride = self.backbone.strides[-1]
+        self.stride = int(self.backbone.strides[-1])
         self.resize(size)
         self.spare, self.objectness, self.drawn, self.max_objects = spare, objectness, drawn, max_objects
         self.score_floor, self.nms, self.limit = score_floor, nms, limit
@@ -174,7 +176,11 @@ class YOLOv2(Detector):
                 module.momentum = bn_momentum
 
     def resize(self, size: int | tuple[int, int]) -> None:
-        """Any multiple of the stride, in both directions."""
+        """Any multiple of the stride, in both directions; anchors, counted in cells, stay as large as they are.
+
+        Raises:
+            ValueError: A side is no such multiple.
+        """
         sides = (size, size) if isinstance(size, int) else size
         if any(side < 1 or side % self.stride for side in sides):
             raise ValueError(f"size must be a multiple of {self.stride}, got {size}")

@@ -12,9 +12,8 @@ the cell that holds its centre; predictions that overlap some object well anyway
 
 Where paper and released code differ, this is the code: predictions are spared from IoU .7 on (the paper says .5), and
 centres are learnt with the gradient of binary cross-entropy (the paper says squared error). Otherwise than the code:
-images are resized with torch's pixel centres rather than with aligned corners; the input keeps one size in training
-(the code draws 320 to 608 anew every ten batches); a decoded size is bounded, so that an untrained network cannot
-overflow.
+images are resized with torch's pixel centres rather than with aligned corners; a decoded size is bounded, so that an
+untrained network cannot overflow.
 """
 
 from __future__ import annotations
@@ -62,6 +61,7 @@ RECIPE = Recipe(
     warmup=1000,
     warmup_factor=0.0,
     warmup_power=4.0,
+    sizes=tuple(range(320, 609, 32)),
     source="yolov3.cfg of the released code, for COCO, from ImageNet weights",
 )
 ANCHORS = ((10, 13), (16, 30), (33, 23), (30, 61), (62, 45), (59, 119), (116, 90), (156, 198), (373, 326))
@@ -120,6 +120,7 @@ class YOLOv3(Detector):
     """
 
     anchors: Tensor
+    size: tuple[int, int]
 
     def __init__(
         self,
@@ -145,11 +146,9 @@ class YOLOv3(Detector):
         make = {"darknet53": Darknet53, "tiny": DarknetTiny, "small": SmallNet}[backbone]
         self.backbone = make() if widths is None else make(widths)
         self.strides = tuple(reversed(self.backbone.strides))[: len(masks)]
-        if size % self.strides[0]:
-            raise ValueError(f"size must be a multiple of {self.strides[0]}, got {size}")
+        self.resize(size)
         if any(depth and depth % 2 == 0 for depth in depths):
             raise ValueError(f"depths must be odd or 0, got {depths}")
-        self.size = (size, size)
         self.masks = masks
         self.ignore, self.max_objects = ignore, max_objects
         self.score_floor, self.nms, self.limit = score_floor, nms, limit
@@ -168,6 +167,17 @@ class YOLOv3(Detector):
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = bn_momentum
+
+    def resize(self, size: int | tuple[int, int]) -> None:
+        """Any multiple of the largest stride, in both directions; anchors stay as large as they are.
+
+        Raises:
+            ValueError: A side is no such multiple.
+        """
+        sides = (size, size) if isinstance(size, int) else size
+        if any(side < 1 or side % self.strides[0] for side in sides):
+            raise ValueError(f"size must be a multiple of {self.strides[0]}, got {size}")
+        self.size = sides
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Letterboxed into the square input on grey."""
