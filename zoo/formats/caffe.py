@@ -235,7 +235,7 @@ _SCHEMA = {name: _fields(text) for name, text in (_SETTINGS | _RULES).items()} |
         "raw_data_type:10:DOUBLE|FLOAT|FLOAT16|INT|UINT raw_data:12:raw"
     ),
 }
-_MOST_FIELDS = 500_000
+_MOST_FIELDS = 200_000
 _KEYED = np.dtype([("key", "u1"), ("value", "<f4")])
 _RAW_TYPES = {"DOUBLE": "<f8", "FLOAT": "<f4", "FLOAT16": "<f2"}
 
