@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zoo.classical import hog_svm
 from zoo.detector import Golden, Spec
-from zoo.one_stage import centernet, cornernet, dssd, refinedet, retinanet, ron, ssd, yolov1, yolov2, yolov3
+from zoo.one_stage import centernet, cornernet, dsod, dssd, refinedet, retinanet, ron, ssd, yolov1, yolov2, yolov3
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -427,6 +427,22 @@ _ROWS: tuple[Spec, ...] = (
             parameters={20: 228_612_472},
             boxes={(384, 384): 30_600},
             macs={(20, 384, 384): 118_193_000_000},
+        ),
+    ),
+    Spec(
+        name="dsod300",
+        build=dsod.dsod300,
+        year=2017,
+        paper="Shen, Liu, Li, Jiang, Chen, Xue: DSOD, ICCV 2017",
+        family="one-stage",
+        recipe=dsod.RECIPE,
+        small=dsod.SMALL,
+        small_recipe=dsod.SMALL_RECIPE,
+        input_size=(300, 300),
+        golden=Golden(
+            parameters={20: 14_715_804, 80: 21_700_524},
+            boxes={(300, 300): dsod.BOXES},
+            macs={(20, 300, 300): 15_080_000_000, (80, 300, 300): 18_368_000_000},
         ),
     ),
     Spec(
