@@ -185,7 +185,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Images a step; more than 1 can change numbers in the last digits.")] = 1,
     multi_scale: Annotated[
         str | None,
-        typer.Option(help="Test in several sizes and mirrored: relative, or refinedet320_voc, ..., refinedet512_coco."),
+        typer.Option(help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco."),
     ] = None,
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""

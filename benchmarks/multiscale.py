@@ -2,7 +2,7 @@
 
 The "+" rows of RefineDet's tables (Zhang et al., CVPR 2018) and the "++" rows of RON's are made so. The tables of
 scales below are those of RefineDet's released tester; for RON's no list of scales is known, neither from the paper nor
-from its code, so there is no protocol of that name: `relative` serves it as any other detector.
+from its code, so there is no protocol of that name: `relative` serves it as it serves any other detector.
 
     model = MultiScale(detector, PROTOCOLS["refinedet320_voc"])
     model(images)
@@ -148,9 +148,11 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("refinedet512_voc", _512),
         Protocol("refinedet512_coco", _512_COCO, merge=_SOFT),
         Protocol("relative", (Scale(factor=0.6), Scale(factor=1.0), Scale(factor=1.4))),
+        Protocol("enlarged", (Scale(factor=1.0), Scale(factor=1.2), Scale(factor=1.4))),
     )
 }
-"""RefineDet's, for networks of 320 and of 512 pixels, and one for any detector."""
+"""RefineDet's, for networks of 320 and of 512 pixels; one for any detector; and one for detectors that only take larger
+inputs than their own, as SSD does, the last map of which cannot shrink."""
 
 
 def protocol_named(name: str) -> Protocol:
@@ -239,7 +241,7 @@ class MultiScale(Detector):
         except ValueError as error:
             raise ValueError(
                 f"multi-scale {self.protocol.name} needs an input of {'x'.join(map(str, _pair(size)))}, which this "
-                f"detector of {'x'.join(map(str, _pair(own)))} refuses: {error}"
+                f"detector of {'x'.join(map(str, _pair(own)))} refuses: {error}. There is {', '.join(PROTOCOLS)}"
             ) from error
 
 

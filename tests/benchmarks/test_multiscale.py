@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.evaluate import Subject, evaluate
 from benchmarks.multiscale import PROTOCOLS, MultiScale, Protocol, Scale, Voting, protocol_named
 from benchmarks.papers import read_tables
@@ -103,6 +105,7 @@ def test_factors_are_of_the_detectors_own_input_and_to_multiples_of_32() -> None
     assert looks("relative", image(), (160, 160)) == [96, (160, 160), 224]
     assert looks("relative", image(), 300) == [192, 300, 416], "the own input stays, whatever it is"
     assert looks("relative", image(), (320, 640)) == [(192, 384), (320, 640), (448, 896)]
+    assert looks("enlarged", image(), 160) == [160, 192, 224]
     assert looks(Protocol("tiny", (Scale(factor=0.01),)), image(), 160) == [32]
 
 
@@ -319,3 +322,17 @@ def test_pages_keep_both_apart() -> None:
     assert len(lines) == 1
     assert lines[0].startswith("| ssd300_vgg16+ |")
     assert "+ is multi-scale testing, relative" in page
+
+
+def test_the_command_line_knows_the_protocols(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["evaluate", "yolov3", "--out", str(tmp_path / "x"), "--multi-scale", "huge"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: multi-scale protocol 'huge' is unknown; choose one of refinedet320_voc")
+    assert not (tmp_path / "x").exists()
+    done = CliRunner().invoke(
+        app, ["evaluate", "ssd300_vgg16", "--out", str(tmp_path / "x"), "--multi-scale", "relative"]
+    )
+    assert done.exit_code == 2
+    assert "needs an input of 96x96, which this detector of 160x160 refuses" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "x").exists()

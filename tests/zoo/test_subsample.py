@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
+from benchmarks.datasets import open_dataset
 from ops.structures import Detections
 from tests.contract import toy_images
-from zoo import CATALOG, build
+from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
 from zoo.subsample import SYNONYMS, ClassChannels, find_classes, subsample
 
@@ -151,7 +155,7 @@ def test_sigmoid_classes_keep_their_scores() -> None:
 
 def test_sigmoid_detections_are_those_of_the_larger_detector() -> None:
     """All of a class survive together: suppression is class by class, and here nothing limits them."""
-    free = {"limit": None, "score_floor": 0.05, "prior": 0.5}
+    free = {"limit": None, "score_floor": 0.4, "prior": 0.5}
     model = stirred("yolov3", 80, **free)
     smaller = subsample(model, build("yolov3", 20, small=True, **free).eval(), COCO, VOC)
     for wanted, got in zip(detect(model), detect(smaller), strict=True):
@@ -224,3 +228,43 @@ def test_bad_input_is_refused() -> None:
     model.num_classes = 5
     with pytest.raises(ValueError, match=r"head\.weight: 8 channels do not hold 2 groups of 1 \+ 5"):
         subsample(model, Whole(1), list("abcde"), ["b"])
+
+
+def test_a_checkpoint_is_cut_by_the_command_line(tmp_path: Path) -> None:
+    """The shipped YOLOv3 without five of its eight classes says of the three what it said: to the bit, if stored so."""
+    out = tmp_path / "few.safetensors"
+    arguments = ["subsample", "yolov3", "--dataset", "shapes", "--keep", "star,disc,bar", "--out", str(out)]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    model, meta = checkpoints.load(checkpoints.find("yolov3", "shapes"))
+    smaller, cut = checkpoints.load(out)
+    assert (cut.detector, cut.num_classes, cut.class_names) == ("yolov3", 3, ("star", "disc", "bar"))
+    assert cut.extra == {"subsampled_from": "yolov3_small.shapes.safetensors"}
+    dataset = open_dataset("shapes", "test")
+    images = [dataset[index][0] for index in range(4)]
+    with torch.no_grad():
+        answers = list(zip(model(images), smaller(images), strict=True))
+    count = 0
+    for wanted, got in answers:
+        for label, name in enumerate(cut.class_names):
+            theirs, ours = wanted[wanted.labels == meta.class_names.index(name)], got[got.labels == label]
+            # The larger detector keeps its hundred surest only, of all classes.
+            torch.testing.assert_close(ours.scores[: len(theirs)], theirs.scores, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(ours.boxes[: len(theirs)], theirs.boxes, rtol=1e-4, atol=1e-3)
+            count += len(theirs)
+    assert count > 20
+
+
+@pytest.mark.parametrize(
+    ("keep", "name", "words"),
+    [
+        ("star,wheel", "few.safetensors", "the detector knows no 'wheel'; it knows disc,"),
+        ("star", "few.pth", "choose a name that ends in .safetensors"),
+    ],
+)
+def test_a_command_that_cannot_be_done_is_one_line(keep: str, name: str, words: str, tmp_path: Path) -> None:
+    out = tmp_path / name
+    done = CliRunner().invoke(app, ["subsample", "yolov3", "--dataset", "shapes", "--keep", keep, "--out", str(out)])
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not out.exists()
