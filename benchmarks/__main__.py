@@ -143,7 +143,7 @@ def train(
     threads: Threads = None,
     workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between states to resume from.")] = 250,
-    amp: Annotated[bool, typer.Option(help="bfloat16 on CUDA.")] = True,
+    amp: Annotated[bool | None, typer.Option(help="bfloat16 forward passes. Left out: on CUDA only.")] = None,
 ) -> None:
     """Train a detector. The same command continues an interrupted run."""
     with _sentences():

@@ -200,7 +200,7 @@ def fit_by_gradient(
     device: torch.device,
     workers: int = 0,
     checkpoint_every: int = 250,
-    amp: bool = True,
+    amp: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train `model` in place and return `{"steps", "seconds", "losses"}`; the averaged weights, if any, end in it.
@@ -215,10 +215,10 @@ def fit_by_gradient(
         seed: Of everything.
         out: Folder of the run.
         identity: What must be equal for a state to be continued.
-        device: Where to train. On CUDA the forward pass runs in bfloat16 unless `amp` is off.
+        device: Where to train.
         workers: Processes that load images.
         checkpoint_every: Steps between states.
-        amp: Mixed precision on CUDA.
+        amp: Run the forward pass in bfloat16, losses aside.
         quiet: No progress.
 
     Raises:
@@ -339,9 +339,7 @@ def _trim_log(path: Path, step: int) -> None:
 
 
 def _precision(device: torch.device, amp: bool) -> AbstractContextManager[Any]:
-    if device.type == "cuda" and amp:
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16) if amp else nullcontext()
 
 
 def train(
@@ -359,7 +357,7 @@ def train(
     threads: int | None = None,
     workers: int = 0,
     checkpoint_every: int = 250,
-    amp: bool = True,
+    amp: bool | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a detector of the catalog and return its checkpoint, `out/<detector>_<size>.<dataset>.safetensors`.
@@ -381,7 +379,8 @@ def train(
         threads: Of torch on the CPU; None leaves torch's choice.
         workers: Processes that load images.
         checkpoint_every: Steps between states.
-        amp: Mixed precision on CUDA.
+        amp: Run the forward pass in bfloat16; None does so on CUDA only. Processors with bfloat16 instructions train
+            up to twice as fast, others slower.
         quiet: No progress.
 
     Raises:
@@ -393,6 +392,7 @@ def train(
     if device == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
     place = _join_processes(device)
+    amp = place.type == "cuda" if amp is None else amp
     dataset = open_dataset(dataset_name, split or benchmark.train_split, data_root)
     num_classes = len(dataset.class_names)
     settings = {**(spec.small or {} if small else {}), **(overrides or {})}
@@ -413,6 +413,7 @@ def train(
         "recipe": json.dumps(described, sort_keys=True),
         "seed": seed,
         "data": data.fingerprint,
+        "precision": "bfloat16" if amp else "float32",
     }
     if recipe is None:
         started = time.monotonic()
@@ -452,7 +453,9 @@ def train(
             num_classes=num_classes,
             weights=Weights(file=path.name, sha256=sha256(path)),
             dataset=data,
-            hardware=hardware.stamp(str(place), torch.get_num_threads()),
+            hardware=hardware.stamp(
+                str(place), torch.get_num_threads(), precision="bfloat16" if amp and recipe else "float32"
+            ),
             seed=seed,
             recipe=described,
             commit=commit(),

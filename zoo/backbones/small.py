@@ -16,7 +16,7 @@ __all__ = ["SMALL_RECIPE", "SmallNet", "conv_bn_relu"]
 
 SMALL_RECIPE = Recipe(
     batch=16,
-    steps=1_800,
+    steps=2_400,
     lr=2e-3,
     optimizer="adamw",
     weight_decay=5e-4,

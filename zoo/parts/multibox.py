@@ -114,16 +114,17 @@ def multibox_loss(
     if candidates is not None:
         free = free & candidates
     positive = classes > 0
-    logits = predictions.logits.detach()
+    offsets, logits = predictions.offsets.float(), predictions.logits.float()
     if sampler == "all":
         chosen = free
     else:
-        hardness = logits.float().logsumexp(-1) - logits[..., 0] if sampler == "hard" else torch.rand_like(free.float())
+        known = logits.detach()
+        hardness = known.logsumexp(-1) - known[..., 0] if sampler == "hard" else torch.rand_like(known[..., 0])
         chosen = hardest(hardness, free, (positive.sum(1) * negatives).long())
     learnt = positive | chosen
     count = positive.sum().clamp(min=1)
-    box = F.smooth_l1_loss(predictions.offsets[positive], wanted[positive], reduction="sum")
-    entropy = F.cross_entropy(predictions.logits[learnt], classes[learnt], reduction="sum")
+    box = F.smooth_l1_loss(offsets[positive], wanted[positive], reduction="sum")
+    entropy = F.cross_entropy(logits[learnt], classes[learnt], reduction="sum")
     return box / count, entropy / count
 
 
