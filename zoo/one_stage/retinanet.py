@@ -36,6 +36,7 @@ from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.parts.fpn import FPN, BackboneWithFPN
+from zoo.subsample import ClassChannels
 from zoo.two_stage.faster_rcnn import flip_half
 
 __all__ = [
@@ -265,6 +266,12 @@ class RetinaNet(Detector):
         """Resize images to this shorter side, or less where the longer would pass five thirds of it, or the other."""
         sides = (size, _longest(size)) if isinstance(size, int) else sorted(size)
         self.short, self.longest = sides
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: anchor by anchor, each class with a score of its own."""
+        layer = "head.classification_head.cls_logits"
+        channels = ClassChannels(groups=self.anchors_per_cell, leading=self.hidden)
+        return {f"{layer}.weight": channels, f"{layer}.bias": channels}
 
     def num_boxes(self, size: tuple[int, int]) -> int:
         """Anchors over all levels, for maps that round up."""

@@ -11,6 +11,8 @@ the many priors that see nothing, only the three hardest a positive are looked a
 Where paper and released code differ, this is the code: `steps` rather than the map's size place the priors, and sizes
 are cut to whole pixels, as Caffe's PriorBox does. Otherwise than the code: images are resized bilinearly with torch's
 pixel centres, and in augmentation too; a decoded size is bounded, so that an untrained network cannot overflow.
+torchvision's SSD300 is this network too: its state dict loads as it is, and with the overrides `TORCHVISION` it gives
+the same detections.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image
 
 from ops.anchors import centred_shapes, grid_anchors, prior_shapes
 from ops.augment import ssd_augment
@@ -40,6 +43,7 @@ __all__ = [
     "SMALL_512",
     "SMALL_RECIPE",
     "SSD",
+    "TORCHVISION",
     "Extra",
     "assemble",
     "ssd300_vgg16",
@@ -78,6 +82,15 @@ SMALL_512: dict[str, Any] = {
     "ratios": ((), (2,), (2,), (2,), (2,), (2,)),
 }
 
+TORCHVISION: dict[str, Any] = {
+    "sizes": "coco",
+    "mean": (122.99925, 116.9991, 103.9992),
+    "bgr": False,
+    "clip_priors": True,
+    "clip_boxes": True,
+}
+"""Overrides that make `ssd300_vgg16` torchvision's model of that name."""
+
 _PERCENTS_300 = {"voc": (10, 20, 37, 54, 71, 88, 105), "coco": (7, 15, 33, 51, 69, 87, 105)}
 _PERCENTS_512 = {"voc": (7, 15, 30, 45, 60, 75, 90, 105), "coco": (4, 10, 26, 42, 58, 74, 90, 106)}
 
@@ -102,6 +115,9 @@ class SSD(Detector):
         ratios: Aspect ratios of each level besides 1; each stands for itself and its inverse.
         steps: Pixels between neighbouring cells of each level; None divides `size` by the map's side (section 2.2).
         whole_pixels: Cut prior sizes to whole pixels, as the released models do.
+        clip_priors: Let no prior be wider or higher than the input.
+        mean: Of the colours, taken off bytes.
+        bgr: Whether the network sees blue first, as Caffe does.
         match_iou: From this IoU on, a prior learns an object besides the object's best one (section 2.2); None: only
             the best.
         negative_iou: A prior that overlaps some object this much is no negative.
@@ -109,6 +125,7 @@ class SSD(Detector):
         negatives: Negatives a positive, image by image (section 2.2).
         score_floor: Least score of a detection (section 2.2).
         nms_iou: IoU above which the lesser detection of a class goes.
+        clip_boxes: Cut boxes to the image before suppression, not after it.
         before_per_class: Candidates of a class that enter suppression.
         limit: Most detections an image.
         trains_on_ignored: Learn VOC's difficult objects too, as the released script does for VOC (not for COCO).
@@ -135,12 +152,16 @@ class SSD(Detector):
         ratios: Sequence[Sequence[float]],
         steps: Sequence[float] | None = None,
         whole_pixels: bool = True,
+        clip_priors: bool = False,
+        mean: Sequence[float] = (104, 117, 123),
+        bgr: bool = True,
         match_iou: float | None = 0.5,
         negative_iou: float = 0.5,
         sampler: Literal["hard", "random", "all"] = "hard",
         negatives: float = 3.0,
         score_floor: float = 0.01,
         nms_iou: float = 0.45,
+        clip_boxes: bool = False,
         before_per_class: int = 400,
         limit: int = 200,
         trains_on_ignored: bool = True,
@@ -151,6 +172,7 @@ class SSD(Detector):
         self.sampler, self.negatives = sampler, negatives
         self.score_floor, self.nms_iou = score_floor, nms_iou
         self.before_per_class, self.limit = before_per_class, limit
+        self.mean, self.bgr, self.clip_boxes = tuple(mean), bgr, clip_boxes
         self.trains_on_ignored = trains_on_ignored
         self.coder = CenterSizeCoder((10.0, 10.0, 5.0, 5.0))
 
@@ -169,6 +191,8 @@ class SSD(Detector):
         if whole_pixels:
             sides = [float(int(side)) for side in sides]
         self._shapes = [prior_shapes(a, b, r) for a, b, r in zip(sides[:-1], sides[1:], ratios, strict=True)]
+        if clip_priors:
+            self._shapes = [[(min(w, size), min(h, size)) for w, h in shapes] for shapes in self._shapes]
         self._steps = {} if steps is None else {self.size: list(steps)}
         self.shapes_per_cell = tuple(len(shapes) for shapes in self._shapes)
         self.register_buffer("priors", self._lay_priors(self.size), persistent=False)
@@ -205,7 +229,7 @@ class SSD(Detector):
         else:
             maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in self.backbone.strides]
         for extra in self.extras:
-            maps.append(extra.map_size(maps[-1]))
+            maps.append(extra.map_size(maps[-1]))  # type: ignore[operator]
         if min(maps[-1]) < 1:
             raise ValueError(f"an input of {size} is too small for {len(maps)} levels: their maps are {maps}")
         return maps
@@ -248,9 +272,9 @@ class SSD(Detector):
         return sum(h * w * n for (h, w), n in zip(self.map_sizes(size), self.shapes_per_cell, strict=True))
 
     def preprocess(self, images: list[Tensor]) -> Batch:
-        """Warped to the square input; BGR bytes less the ImageNet mean."""
+        """Warped to the square input; bytes less the ImageNet mean."""
         batch = stack([warp(image, self.size) for image in images])
-        pixels = normalise(batch.pixels, (104, 117, 123), (1, 1, 1), bgr=True, peak=255)
+        pixels = normalise(batch.pixels, self.mean, (1, 1, 1), bgr=self.bgr, peak=255)
         # Convolutions run a quarter faster in this order of memory.
         return replace(batch, pixels=pixels.contiguous(memory_format=torch.channels_last))
 
@@ -269,8 +293,9 @@ class SSD(Detector):
 
     def postprocess(self, outputs: Predictions, batch: Batch) -> list[Detections]:
         """Decode, suppress class by class, and go back to the pixels of each image (section 2.2, inference)."""
+        boxes = self.coder.decode(outputs.offsets.float(), self.priors)
         return detect_multibox(
-            self.coder.decode(outputs.offsets.float(), self.priors),
+            clip_boxes_to_image(boxes, batch.size) if self.clip_boxes else boxes,
             outputs.logits.float().softmax(-1)[..., 1:],
             batch.frames,
             score_floor=self.score_floor,
@@ -287,6 +312,29 @@ class SSD(Detector):
         ]
         box, classes = multibox_loss(outputs, assigned, sampler=self.sampler, negatives=self.negatives)
         return {"box": box, "class": classes}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        if f"{prefix}backbone.scale_weight" in state_dict:
+            _rename_torchvisions(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _rename_torchvisions(state: dict[str, Any], prefix: str) -> None:
+    """The layers of torchvision's SSD300, numbered there, in place under our names."""
+    features = iter((0, 2, 5, 7, 10, 12, 14, 17, 19, 21))
+    names = {"backbone.scale_weight": "backbone.l2norm.weight"}
+    layers = {"backbone.extra.0.7.1": "backbone.fc6", "backbone.extra.0.7.3": "backbone.fc7"}
+    for stage, convolutions in enumerate((2, 2, 3, 3), start=1):
+        for index in range(1, convolutions + 1):
+            layers[f"backbone.features.{next(features)}"] = f"backbone.stages.{stage - 1}.conv{stage}_{index}"
+    layers |= {f"backbone.extra.0.{2 * index - 1}": f"backbone.stages.4.conv5_{index}" for index in (1, 2, 3)}
+    layers |= {f"backbone.extra.{level + 1}.{at}": f"extras.{level}.{at}" for level in range(4) for at in (0, 2)}
+    for theirs, ours in (("classification", "class"), ("regression", "box")):
+        layers |= {f"head.{theirs}_head.module_list.{level}": f"{ours}_heads.{level}" for level in range(6)}
+    names |= {f"{old}.{part}": f"{new}.{part}" for old, new in layers.items() for part in ("weight", "bias")}
+    for old, new in names.items():
+        if prefix + old in state:
+            state[prefix + new] = state.pop(prefix + old)
 
 
 def _head(inputs: int, outputs: int, level: int) -> nn.Conv2d:
