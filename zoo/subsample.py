@@ -9,8 +9,9 @@ network, and so are the boxes. Where every class has a sigmoid of its own (YOLOv
 Where classes and background share a softmax (SSD, RefineDet, RON), no linear layer can hand on what the left-out
 classes took from the sum: each kept score, and that of background, is divided by 1 less the scores of the classes that
 are gone. Ratios between kept classes, and of each to background, stay exactly; scores rise, most where the larger
-network saw one of the classes that are gone. The paper trains on after the cut, which teaches such places to be
-background.
+network saw one of the classes that are gone. YOLOv2's classes share a softmax without background: there the objectness
+stays, and the classes that are left divide it among themselves. The paper trains on after the cut, which teaches such
+places to be background.
 """
 
 from __future__ import annotations

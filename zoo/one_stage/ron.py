@@ -39,6 +39,7 @@ from zoo.backbones import small
 from zoo.backbones.small import SmallNet
 from zoo.backbones.vgg import vgg16_layers
 from zoo.detector import Detector, Recipe
+from zoo.subsample import ClassChannels
 
 __all__ = ["RECIPE", "RON", "SMALL", "SMALL_384", "SMALL_RECIPE", "RONOutputs", "ron320_vgg16", "ron384_vgg16"]
 
@@ -204,6 +205,14 @@ class RON(Detector):
             n * (size[0] // stride) * (size[1] // stride)
             for n, stride in zip(self.shapes_per_cell, self.strides, strict=True)
         )
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: behind the background, each with all anchors of its cell."""
+        return {
+            f"heads.{level}.classes.2.{part}": ClassChannels(leading=1, inner=anchors)
+            for level, anchors in enumerate(self.shapes_per_cell)
+            for part in ("weight", "bias")
+        }
 
     def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
         """Modules as the released models call them; see `zoo.formats.caffe`.

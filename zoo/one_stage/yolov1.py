@@ -37,6 +37,7 @@ from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.formats.darknet import Layer, conv_layers
 from zoo.parts.local import LocallyConnected2d
+from zoo.subsample import ClassChannels
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "SMALL_TINY", "YOLOv1", "yolov1", "yolov1_tiny"]
 
@@ -142,6 +143,11 @@ class YOLOv1(Detector):
             inputs = hidden
         layers.append(nn.Linear(inputs, grid * grid * (num_classes + 5 * boxes)))
         self.head = nn.Sequential(*layers)
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: of all cells, in front of all confidences and boxes."""
+        layout = ClassChannels(groups=self.grid**2, tail=5 * self.boxes * self.grid**2)
+        return {f"head.{len(self.head) - 1}.{part}": layout for part in ("weight", "bias")}
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Warped to the square input; colours stay in [0, 1]."""

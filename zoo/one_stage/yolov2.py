@@ -41,6 +41,7 @@ from zoo.backbones.darknet import DARKNET19, DarknetChain, DarknetTiny, conv_bn_
 from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.formats.darknet import Layer, conv_layers
+from zoo.subsample import ClassChannels
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "SMALL_TINY", "YOLOv2", "yolov2", "yolov2_tiny"]
 
@@ -185,6 +186,11 @@ class YOLOv2(Detector):
         if any(side < 1 or side % self.stride for side in sides):
             raise ValueError(f"size must be a multiple of {self.stride}, got {size}")
         self.size = sides
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """Where the classes lie: behind box and objectness of every anchor."""
+        layout = ClassChannels(groups=len(self.anchors), leading=5)
+        return {"head.predict.weight": layout, "head.predict.bias": layout}
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Letterboxed into the square input on grey."""
