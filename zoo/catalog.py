@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from zoo.classical import hog_svm
 from zoo.detector import Golden, Spec
-from zoo.one_stage import centernet, cornernet, dsod, dssd, refinedet, retinanet, ron, ssd, yolov1, yolov2, yolov3
+from zoo.one_stage import (
+    centernet,
+    cornernet,
+    dsod,
+    dssd,
+    grp_dsod,
+    refinedet,
+    retinanet,
+    ron,
+    ssd,
+    yolov1,
+    yolov2,
+    yolov3,
+)
 from zoo.two_stage import faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
@@ -443,6 +456,22 @@ _ROWS: tuple[Spec, ...] = (
             parameters={20: 14_715_804, 80: 21_700_524},
             boxes={(300, 300): dsod.BOXES},
             macs={(20, 300, 300): 15_080_000_000, (80, 300, 300): 18_368_000_000},
+        ),
+    ),
+    Spec(
+        name="grp_dsod320",
+        build=grp_dsod.grp_dsod320,
+        year=2017,
+        paper="Shen, Shi, Yu, Phan, Feris, Cao, Liu, Wang, Huang, Savvides: Gated Feature Reuse, BMVC 2019",
+        family="one-stage",
+        recipe=grp_dsod.RECIPE,
+        small=grp_dsod.SMALL,
+        small_recipe=grp_dsod.SMALL_RECIPE,
+        input_size=(320, 320),
+        golden=Golden(
+            parameters={20: 15_928_690, 80: 27_159_490},
+            boxes={(320, 320): 17_078},
+            macs={(20, 320, 320): 19_278_000_000, (80, 320, 320): 28_498_000_000},
         ),
     ),
     Spec(

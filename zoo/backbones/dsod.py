@@ -11,8 +11,8 @@ Submodules stand in the order in which the released Caffe scripts number their l
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -164,21 +164,23 @@ class DSODNet(nn.Module):
         return maps
 
 
-def numbered_layers(module: nn.Module, prefix: str, own: dict[str, str]) -> dict[str, str | tuple[str, ...]]:
+def numbered_layers(parts: Mapping[str, nn.Module], own: Mapping[str, str]) -> dict[str, str | tuple[str, ...]]:
     """Caffe's names of layers that its scripts left without one: kind and number, in the order of the modules.
 
     Args:
-        module: Its submodules are counted from 1, kind by kind.
-        prefix: Of their names in the detector.
-        own: Convolutions that have a name of their own and are not counted, by their name in `module`.
+        parts: Modules in their order, by their names in the detector; each kind is counted from 1 over all of them.
+        own: Convolutions that have a name of their own and are not counted, by their names in the detector.
     """
     names: dict[str, str | tuple[str, ...]] = {}
-    convolutions = norms = 0
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Conv2d):
-            convolutions += name not in own
-            names[f"{prefix}.{name}"] = own.get(name, f"Convolution{convolutions}")
-        elif isinstance(child, nn.BatchNorm2d):
-            norms += 1
-            names[f"{prefix}.{name}"] = (f"BatchNorm{norms}", f"Scale{norms}")
+    counts: Counter[str] = Counter()
+    kinds = {nn.Conv2d: "Convolution", nn.ConvTranspose2d: "Deconvolution", nn.BatchNorm2d: "BatchNorm"}
+    for prefix, part in parts.items():
+        for suffix, module in part.named_modules():
+            name, kind = f"{prefix}.{suffix}", kinds.get(type(module))
+            if name in own:
+                names[name] = own[name]
+            elif kind is not None:
+                counts[kind] += 1
+                number = counts[kind]
+                names[name] = (f"BatchNorm{number}", f"Scale{number}") if kind == "BatchNorm" else f"{kind}{number}"
     return names

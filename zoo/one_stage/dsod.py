@@ -115,7 +115,7 @@ class DSOD(SSD):
         """Modules as the released models call them; see `zoo.formats.caffe`."""
         sources = ("First", "Second", "Third", "Fourth", "Fifth", "Sixth")
         # The last convolution of the second transition is the first source, and has its name.
-        names = numbered_layers(self.backbone, "backbone", {"transition2.conv": "First"})
+        names = numbered_layers({"backbone": self.backbone}, {"backbone.transition2.conv": "First"})
         return names | head_names("neck", sources[: len(self.backbone.channels)])
 
 
