@@ -53,8 +53,8 @@ class Scale:
         if self.factor == 1:
             return own
         if self.factor is not None:
-            sides = [max(32, 32 * round(self.factor * side / 32)) for side in _pair(own)]
-            return sides[0] if sides[0] == sides[1] else (sides[0], sides[1])
+            height, width = (max(32, 32 * round(self.factor * side / 32)) for side in _pair(own))
+            return height if isinstance(own, int) else (height, width)
         assert self.size is not None
         if isinstance(self.size, int):
             return self.size

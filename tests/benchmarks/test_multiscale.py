@@ -102,7 +102,7 @@ def test_the_shorter_side_of_the_image_gets_the_shorter_side_of_the_input() -> N
 
 def test_factors_are_of_the_detectors_own_input_and_to_multiples_of_32() -> None:
     assert looks("relative", image(), 160) == [96, 160, 224]
-    assert looks("relative", image(), (160, 160)) == [96, (160, 160), 224]
+    assert looks("relative", image(), (160, 160)) == [(96, 96), (160, 160), (224, 224)]
     assert looks("relative", image(), 300) == [192, 300, 416], "the own input stays, whatever it is"
     assert looks("relative", image(), (320, 640)) == [(192, 384), (320, 640), (448, 896)]
     assert looks("enlarged", image(), 160) == [160, 192, 224]
@@ -230,6 +230,21 @@ def test_a_real_detector_under_every_protocol_that_fits(ssd: Detector) -> None:
     targets = [Target(torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([1]))] * 2
     sum(ssd(images, targets).values()).backward()
     assert all(parameter.grad is not None for parameter in ssd.parameters()), "it can be trained on"
+
+
+@pytest.mark.parametrize("name", ["retinanet_r50_fpn", "ron320_vgg16", "refinedet320_vgg16", "yolov2", "yolov3"])
+def test_detectors_of_other_kinds_look_thrice_and_are_as_before(name: str) -> None:
+    torch.manual_seed(0)
+    model = build(name, 3, small=True).eval()
+    images = toy_images()
+    with torch.inference_mode():
+        before = model(images)
+        for answer, pixels in zip(MultiScale(model, PROTOCOLS["relative"])(images), images, strict=True):
+            assert_is_detections(answer, pixels, 3)
+        after = model(images)
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a.boxes, b.boxes)
+        assert torch.equal(a.scores, b.scores)
 
 
 def test_what_a_record_says() -> None:

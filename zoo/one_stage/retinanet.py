@@ -267,6 +267,11 @@ class RetinaNet(Detector):
         sides = (size, _longest(size)) if isinstance(size, int) else sorted(size)
         self.short, self.longest = sides
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The shorter side and the longest, as `resize` takes them."""
+        return self.short, self.longest
+
     def class_channels(self) -> dict[str, ClassChannels]:
         """Where the classes lie: anchor by anchor, each class with a score of its own."""
         layer = "head.classification_head.cls_logits"
