@@ -372,7 +372,7 @@ class RON(Detector):
         labels = labels.flatten()
         positive = labels > 0
         count = (1 + self.negatives) * int(positive.sum()) or quota
-        positives, negatives = balanced_sample(positive, labels == 0, count, 1 / (1 + self.negatives))
+        positives, negatives = balanced_sample(positive, labels == 0, count, positive_share=1.0)
         rows = torch.cat([positives, negatives])
         return rows, positives, labels[rows]
 
