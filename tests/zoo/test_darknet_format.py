@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.images import Batch
+from tests import darknet_cfgs
 from zoo.formats.darknet import DarknetError, Header, conv_layers, read_weights, write_weights
 from zoo.one_stage.yolov3 import YOLOv3, yolov3_tiny
 
@@ -147,109 +148,19 @@ def test_missing_file_and_other_number_of_classes(tmp_path: Path) -> None:
         )
 
 
-class Cfg:
-    """Text of a Darknet cfg file, written section by section as the authors' files are."""
-
-    def __init__(self, side: int) -> None:
-        self.parts = [f"[net]\nwidth={side}\nheight={side}\nchannels=3\nbatch=1\n"]
-
-    def section(self, name: str, **settings: object) -> None:
-        self.parts.append(f"[{name}]\n" + "".join(f"{key.rstrip('_')}={value}\n" for key, value in settings.items()))
-
-    def conv(self, filters: int, size: int, stride: int = 1) -> None:
-        self.section(
-            "convolutional",
-            batch_normalize=1,
-            filters=filters,
-            size=size,
-            stride=stride,
-            pad=1,
-            activation="leaky",
-        )
-
-    def predict(self, mask: str, anchors: str, count: int, classes: int) -> None:
-        self.section("convolutional", size=1, stride=1, pad=1, filters=3 * (5 + classes), activation="linear")
-        self.section("yolo", mask=mask, anchors=anchors, classes=classes, num=count, thresh=0)
-
-    def residuals(self, width: int, count: int) -> None:
-        self.conv(width, 3, 2)
-        for _ in range(count):
-            self.conv(width // 2, 1)
-            self.conv(width, 3)
-            self.section("shortcut", from_=-3, activation="linear")
-
-    def text(self) -> str:
-        return "\n".join(self.parts)
-
-
-ANCHORS = "10,13, 16,30, 33,23, 30,61, 62,45, 59,119, 116,90, 156,198, 373,326"
-TINY_ANCHORS = "10,14, 23,27, 37,58, 81,82, 135,169, 344,319"
-
-
-def yolov3_cfg(side: int, classes: int, pyramid: bool) -> str:
-    """yolov3.cfg or yolov3-spp.cfg at an eighth of the widths; the routes name layers 61 and 36 as the authors do."""
-    cfg = Cfg(side)
-    cfg.conv(4, 3)
-    for width, count in ((8, 1), (16, 2), (32, 8), (64, 8), (128, 4)):
-        cfg.residuals(width, count)
-    for level, (width, mask, skip) in enumerate(((64, "6,7,8", 61), (32, "3,4,5", 36), (16, "0,1,2", 0))):
-        cfg.conv(width, 1)
-        cfg.conv(2 * width, 3)
-        cfg.conv(width, 1)
-        if pyramid and level == 0:
-            cfg.section("maxpool", stride=1, size=5)
-            cfg.section("route", layers=-2)
-            cfg.section("maxpool", stride=1, size=9)
-            cfg.section("route", layers=-4)
-            cfg.section("maxpool", stride=1, size=13)
-            cfg.section("route", layers="-1,-3,-5,-6")
-            cfg.conv(width, 1)
-        cfg.conv(2 * width, 3)
-        cfg.conv(width, 1)
-        cfg.conv(2 * width, 3)
-        cfg.predict(mask, ANCHORS, 9, classes)
-        if skip:
-            cfg.section("route", layers=-4)
-            cfg.conv(width // 2, 1)
-            cfg.section("upsample", stride=2)
-            cfg.section("route", layers=f"-1, {skip}")
-    return cfg.text()
-
-
-def tiny_cfg(side: int, classes: int) -> str:
-    """yolov3-tiny.cfg at an eighth of the widths, with the anchors 0, 1, 2 that the released file names."""
-    cfg = Cfg(side)
-    for width in (2, 4, 8, 16, 32):
-        cfg.conv(width, 3)
-        cfg.section("maxpool", size=2, stride=2)
-    cfg.conv(64, 3)
-    cfg.section("maxpool", size=2, stride=1)
-    cfg.conv(128, 3)
-    cfg.conv(32, 1)
-    cfg.conv(64, 3)
-    cfg.predict("3,4,5", TINY_ANCHORS, 6, classes)
-    cfg.section("route", layers=-4)
-    cfg.conv(16, 1)
-    cfg.section("upsample", stride=2)
-    cfg.section("route", layers="-1, 8")
-    cfg.conv(32, 3)
-    cfg.predict("0,1,2", TINY_ANCHORS, 6, classes)
-    return cfg.text()
-
-
 WIDTHS = (4, 8, 16, 32, 64, 128)
 CASES = {
     "yolov3": (
         lambda: YOLOv3(4, size=96, widths=WIDTHS, heads=(64, 32, 16)),
-        lambda: yolov3_cfg(96, 4, pyramid=False),
+        lambda: darknet_cfgs.yolov3(96, 4, thin=8),
     ),
     "yolov3_spp": (
         lambda: YOLOv3(4, size=96, widths=WIDTHS, heads=(64, 32, 16), pyramid=True),
-        lambda: yolov3_cfg(96, 4, pyramid=True),
+        lambda: darknet_cfgs.yolov3(96, 4, pyramid=True, thin=8),
     ),
     "yolov3_tiny": (
         lambda: yolov3_tiny(4, size=96, widths=(2, 4, 8, 16, 32, 64, 128), heads=(32, 16), second_mask=(0, 1, 2)),
-        lambda: tiny_cfg(96, 4),
+        lambda: darknet_cfgs.yolov3_tiny(96, 4, thin=8),
     ),
 }
 
@@ -274,7 +185,7 @@ def test_opencv_reads_the_same_network_from_the_same_file(tmp_path: Path, name: 
         # Residual sums grow with depth; predictions must not saturate the sigmoids, or they would prove nothing.
         for head, output in zip(model.heads, model.network(Batch(pixels, ())), strict=True):
             head.predict.weight /= output.std()
-    (tmp_path / "net.cfg").write_text(cfg())
+    (tmp_path / "net.cfg").write_text(darknet_cfgs.for_opencv(cfg()))
     write_weights(tmp_path / "net.weights", model.darknet_layers())
     oracle = cv2.dnn.readNetFromDarknet(str(tmp_path / "net.cfg"), str(tmp_path / "net.weights"))
     oracle.setInput(pixels.numpy())
