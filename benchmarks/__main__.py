@@ -24,7 +24,9 @@ app = typer.Typer(
 DetectorName = Annotated[str, typer.Argument(help="A name of the catalog; see `list`.")]
 Evaluated = Annotated[
     str,
-    typer.Argument(help="A name of the catalog, one that `weights` shows, or the path of a Darknet .cfg (--weights)."),
+    typer.Argument(
+        help="A name of the catalog, one that `weights` shows, or the path of a .cfg or .prototxt (--weights)."
+    ),
 ]
 DatasetName = Annotated[str, typer.Option("--dataset", help="shapes, bccd, voc or coco.")]
 Split = Annotated[str | None, typer.Option(help="Such as test or 2007_test; by default the benchmark's.")]
@@ -76,8 +78,8 @@ def _subject(
     from benchmarks.evaluate import load_subject
     from zoo import checkpoints
 
-    if weights is None and detector.endswith(".cfg"):
-        raise ValueError(f"{detector}: a cfg holds no weights; give its file by --weights")
+    if weights is None and detector.endswith((".cfg", ".prototxt")):
+        raise ValueError(f"{detector}: a cfg or prototxt holds no weights; give its file by --weights")
     return load_subject(detector, weights or checkpoints.find(detector, dataset_name), classes, _settings(settings))
 
 

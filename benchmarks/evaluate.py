@@ -34,7 +34,7 @@ class Subject:
     """A detector with weights, and what a Record must say of it.
 
     Attributes:
-        name: Catalog name, or that of a network that a Darknet cfg describes.
+        name: Catalog name, or that of a network that a Darknet cfg or a Caffe prototxt describes.
         model: In evaluation mode.
         scale: As in Record.
         overrides: Constructor arguments.
@@ -62,7 +62,8 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
     """A detector from a checkpoint of ours (which knows its own shape) or of its authors (the paper's size).
 
     Args:
-        name: Catalog name, name of a published network that has a cfg of its own, or path of a Darknet `.cfg`.
+        name: Catalog name, name of a published network that has a cfg of its own, or path of a Darknet `.cfg` or of a
+            Caffe `.prototxt`.
         weights: File.
         num_classes: Classes of the paper-size network; a checkpoint of ours, or a cfg, knows better.
         overrides: Constructor arguments for a checkpoint that does not carry them; those of a published one are known.
@@ -70,7 +71,7 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
     Raises:
         EvaluationError: The name is unknown, or the weights are another detector's.
     """
-    if name.endswith(".cfg"):
+    if name.endswith((".cfg", ".prototxt")):
         return _load_cfg(Path(name), weights, dict(overrides or {}))
     if weights.suffix == ".safetensors":
         model, meta = checkpoints.load(weights)
@@ -84,12 +85,12 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
         if published.detector != name:
             raise EvaluationError(f"{weights}: holds {published.detector}, not {name}")
         subject = _load_cfg(checkpoints.fetch(published.config), weights, {**published.overrides, **(overrides or {})})
-        return replace(subject, name=name, origin=published.origin)
+        return replace(subject, name=name, origin=published.origin, class_names=published.class_names)
     if name not in CATALOG:
         named = sorted({entry.detector for entry in checkpoints.list_weights() if entry.config is not None})
         raise EvaluationError(
             f"{name} is not in the catalog, and {weights.name} is no weights of {', '.join(named)}; name a detector "
-            f"that `python -m benchmarks list` or `weights` shows, or a path that ends in .cfg"
+            f"that `python -m benchmarks list` or `weights` shows, or a path that ends in .cfg or .prototxt"
         )
     settings = dict(overrides or (published.overrides if published else {}))
     model = build(name, published.num_classes if published else num_classes, **settings)
@@ -98,11 +99,16 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
 
 
 def _load_cfg(cfg: Path, weights: Path, settings: dict[str, Any]) -> Subject:
-    """A network as its cfg describes it; nothing is known of where it comes from."""
-    from zoo.one_stage.darknet_cfg import darknet_detector
+    """A network as its cfg or prototxt describes it; nothing is known of where it comes from."""
+    if cfg.suffix == ".cfg":
+        from zoo.one_stage.darknet_cfg import darknet_detector
 
-    model = darknet_detector(cfg, **settings)
-    checkpoints.load_into(model, weights, "darknet")
+        model: Detector = darknet_detector(cfg, **settings)
+        checkpoints.load_into(model, weights, "darknet")
+    else:
+        from zoo.one_stage.caffe_net import caffe_detector
+
+        model = caffe_detector(weights, cfg, **settings)
     return Subject(cfg.stem, model.eval(), "paper", settings, None, weights, origin={"family": "one-stage"})
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from zoo import CATALOG, build
 from zoo.detector import Detector
 from zoo.download import DownloadError, SourcePackage, cache_folder, fetch_file, mirror_folders
+from zoo.formats.caffe import CaffeError, load_caffe
 from zoo.formats.darknet import DarknetError, read_weights
 
 __all__ = [
@@ -50,7 +51,7 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "weights"
 """Where the project's own checkpoints lie: `DETECTOR_small.DATASET.safetensors`."""
 
-Format = Literal["safetensors", "torch", "darknet"]
+Format = Literal["safetensors", "torch", "darknet", "caffe"]
 
 _KNOWN = Path(__file__).parent / "weights.toml"
 _SUFFIXES: dict[str, Format] = {
@@ -58,6 +59,7 @@ _SUFFIXES: dict[str, Format] = {
     ".pth": "torch",
     ".pt": "torch",
     ".weights": "darknet",
+    ".caffemodel": "caffe",
 }
 
 
@@ -220,9 +222,10 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
     """Load weights into a detector that is already built; strictly, so every entry must have its place.
 
     Args:
-        model: The detector. To take Darknet's files it says by `darknet_layers()` what order its layers have there.
+        model: The detector. To take Darknet's files it says by `darknet_layers()` what order its layers have there, to
+            take Caffe's by `caffe_names()` what they are called there.
         path: Safetensors, a state dict of torch (bare, or under `state_dict` or `model`, with or without the
-            `module.` of a parallel wrapper), or Darknet's weights.
+            `module.` of a parallel wrapper), Darknet's weights, or a caffemodel.
         format: Which of them; left out, the file's ending and its first bytes tell.
 
     Raises:
@@ -237,6 +240,17 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
             read_weights(path, layers())
         except DarknetError as error:
             raise CheckpointError(str(error)) from error
+        return
+    if format == "caffe":
+        names = getattr(model, "caffe_names", None)
+        if names is None:
+            raise CheckpointError(f"{path}: {type(model).__name__} does not read Caffe's models; give another file")
+        try:
+            load_caffe(model, path, names())
+        except CaffeError as error:
+            raise CheckpointError(str(error)) from error
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}; build the detector at its paper's size") from error
         return
     state = _read_safetensors(path)[0] if format == "safetensors" else _read_torch(path)
     _fill(model, state, path)
@@ -333,8 +347,8 @@ class File(_Checked):
     name: _Name
     urls: tuple[_Url, ...]
     package: _Package | None = None
-    sha256: _Sha256
-    bytes: int = Field(gt=0)
+    sha256: _Sha256 | None = None
+    bytes: int | None = Field(default=None, gt=0)
 
     @property
     def path(self) -> Path:
@@ -352,6 +366,7 @@ class Entry(File):
     format: Format
     licence: str
     published: str
+    class_names: tuple[str, ...] | None = None
     config: File | None = None
     year: int | None = None
     paper: str | None = None
@@ -362,8 +377,8 @@ class Entry(File):
         described = [self.year is not None, self.paper is not None, self.family is not None]
         if described != [self.config is not None] * 3:
             raise ValueError("a row with `config` says year, paper and family, a row of the catalog says none of them")
-        if self.config is not None and self.format != "darknet":
-            raise ValueError("only Darknet's weights have a `config`")
+        if self.config is not None and self.format not in ("darknet", "caffe"):
+            raise ValueError("only Darknet's weights and Caffe's have a `config`")
         return self
 
     @property
@@ -413,7 +428,7 @@ def fetch(entry: Entry | File | str, *, quiet: bool = False) -> Path:
         quiet: Draw no progress.
 
     Raises:
-        CheckpointError: There is no such entry, or no source gave the file.
+        CheckpointError: There is no such entry, no source gave the file, or nobody knows what it must be.
     """
     if isinstance(entry, str):
         found = [known for known in list_weights() if known.name == entry]
@@ -421,6 +436,11 @@ def fetch(entry: Entry | File | str, *, quiet: bool = False) -> Path:
             names = ", ".join(known.name for known in list_weights())
             raise CheckpointError(f"no published checkpoint is called {entry!r}; there is {names}")
         entry = found[0]
+    if entry.sha256 is None:
+        raise CheckpointError(
+            f"{entry.name}: its sha256 is not known here, so it is neither downloaded nor taken from a folder; get it "
+            f"from {' or '.join(entry.urls)} and name its path instead"
+        )
     package = None if entry.package is None else SourcePackage(**entry.package.model_dump())
     try:
         return fetch_file(
@@ -468,4 +488,5 @@ def print_known() -> None:
     """The published checkpoints on standard output, two lines each."""
     for entry in list_weights():
         print(f"{entry.name}  for {entry.detector}{', fetched' if entry.path.exists() else ''}")
-        print(f"    {entry.published}; {entry.bytes / 1e6:.0f} MB; {entry.licence}")
+        size = "to be had by hand" if entry.bytes is None else f"{entry.bytes / 1e6:.0f} MB"
+        print(f"    {entry.published}; {size}; {entry.licence}")

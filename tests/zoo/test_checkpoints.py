@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.caffe_files import layer, write_caffemodel
 from zoo import CATALOG, build, checkpoints
 from zoo.checkpoints import CheckpointError
 from zoo.download import DownloadError, SourcePackage, fetch_file
@@ -239,6 +241,32 @@ def test_a_detector_without_darknet_layers_says_so(tmp_path: Path) -> None:
         checkpoints.load_into(nn.Linear(1, 1), tmp_path / "a.weights")
 
 
+def test_caffes_models_load_by_name(tmp_path: Path) -> None:
+    class Small(nn.Module):
+        def __init__(self, names: dict[str, str | tuple[str, ...]]) -> None:
+            super().__init__()
+            self.conv, self.names = nn.Conv2d(3, 2, 1), names
+
+        def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
+            if not self.names:
+                raise ValueError("no model of Caffe has this backbone")
+            return self.names
+
+    weight = np.arange(6, dtype=np.float32).reshape(2, 3, 1, 1)
+    blobs = [weight, np.ones(2, np.float32)]
+    path = write_caffemodel(tmp_path / "a.caffemodel", layer("fc", "Convolution", blobs=blobs))
+    model = Small({"conv": "fc"})
+    checkpoints.load_into(model, path)
+    assert np.array_equal(model.conv.weight.detach().numpy(), weight)
+    wrong = [({"conv": "fd"}, "no layer 'fd'"), ({}, "no model of Caffe has this backbone; build the detector")]
+    for names, words in wrong:
+        with pytest.raises(CheckpointError, match=words) as caught:
+            checkpoints.load_into(Small(names), path)
+        assert str(path) in str(caught.value)
+    with pytest.raises(CheckpointError, match="Linear does not read Caffe"):
+        checkpoints.load_into(nn.Linear(1, 1), path)
+
+
 # What is known of published checkpoints.
 
 
@@ -292,6 +320,37 @@ def test_an_entry_that_does_not_fit_is_named(tmp_path: Path, old: str, new: str,
     with pytest.raises(CheckpointError, match=words) as caught:
         checkpoints.list_weights(path)
     assert str(path) in str(caught.value)
+
+
+def test_what_nobody_has_a_sum_of_is_not_fetched(
+    empty_zoo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toml = empty_zoo / "weights.toml"
+    lines = [line for line in ROW.format(sha="").splitlines() if not line.startswith(("sha256", "bytes"))]
+    toml.write_text("\n".join(lines))
+    (entry,) = checkpoints.list_weights(toml)
+    entry.path.parent.mkdir(parents=True)
+    entry.path.write_bytes(b"12345")
+    monkeypatch.setenv("DETECTOR_ZOO_WEIGHTS", str(entry.path.parent))
+    with pytest.raises(CheckpointError, match=r"a\.weights: its sha256 is not known.*https://example\.org/a\.weights"):
+        checkpoints.fetch(entry)
+    monkeypatch.setattr(checkpoints, "list_weights", lambda: (entry,))
+    checkpoints.print_known()
+    assert "to be had by hand" in capsys.readouterr().out
+
+
+def test_caffes_rows_fit_the_catalog() -> None:
+    """Every row names a detector that says what its modules are called in such files, and the file's classes."""
+    rows = [entry for entry in checkpoints.list_weights() if entry.format == "caffe" and entry.config is None]
+    assert len(rows) >= 9
+    for entry in rows:
+        with torch.device("meta"):
+            model = build(entry.detector, entry.num_classes, **entry.overrides)
+        names = model.caffe_names()
+        holders = {name.rpartition(".")[0] for name, _ in model.named_parameters()}
+        modules = dict(model.named_modules())
+        assert set(names) <= set(modules), entry.name
+        assert holders == {name for name in names if list(modules[name].parameters(recurse=False))}, entry.name
 
 
 @pytest.fixture
