@@ -11,7 +11,13 @@ from pydantic import ValidationError
 
 from benchmarks.papers import DASH, FOLDER, Table, TableError, read_table, read_tables
 
-TRANSCRIPTIONS = {"centernet_table3": "centernet_table3_fd.csv", "refinedet_table1": "refinedet_table1_voc.csv"}
+TRANSCRIPTIONS = {
+    "centernet_table3": "centernet_table3_fd.csv",
+    "refinedet_table1": "refinedet_table1_voc.csv",
+    "refinedet_table2": "refinedet_table2_ablation.csv",
+}
+OURS = {"refinedet_table2": {"method"}}
+"""Columns of tables whose rows the paper does not name."""
 TABLES = {table.id: table for table in read_tables()}
 
 
@@ -27,11 +33,12 @@ def test_rows_are_those_of_an_independent_transcription(name: str) -> None:
     table = TABLES[name]
     with (Path(folder) / TRANSCRIPTIONS[name]).open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    assert [column.key for column in table.columns] == [key for key in lines[0] if key != "note"]
+    keys = [column.key for column in table.columns if column.key not in OURS.get(name, ())]
+    assert keys == [key for key in lines[0] if key != "note"]
     assert len(table.rows) == len(lines)
     for row, line in zip(table.rows, lines, strict=True):
-        wanted = [DASH if line[column.key] in ("", "multi-scale") else line[column.key] for column in table.columns]
-        assert list(row.cells) == wanted
+        wanted = [DASH if line[key] in ("", "multi-scale") else line[key] for key in keys]
+        assert [table.cell(row, key) for key in keys] == wanted
         assert bool(row.note) == ("scan" in line["note"])
 
 
