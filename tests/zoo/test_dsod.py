@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,9 +12,11 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from ops.images import Batch, Frame
+from tests.caffe_files import field, layer, message, write_caffemodel
 from tests.contract import assert_is_detector, assert_overfits, empty_target, toy_images
 from zoo import CATALOG, build
 from zoo.backbones.dsod import DownBlock, bn_relu_conv, conv_bn_relu
+from zoo.formats.caffe import load_caffe
 from zoo.one_stage import ssd
 from zoo.one_stage.dsod import BOXES, DSOD, PRINTED_BOXES, SMALLEST, dsod300
 from zoo.one_stage.grp_dsod import GRPDSOD, GatedPyramid, grp_dsod320
@@ -275,6 +279,44 @@ def test_names_in_caffe() -> None:
     assert names["neck.gates.0.shared"] == "Recurrent1_fc"
     assert names["neck.gates.5.whole"] == "InnerProduct12"
     assert names["box_heads.1.0"] == "Recurrent2_gate_norm_mbox_loc"
+
+
+def as_caffe(model: ssd.SSD) -> list[bytes]:
+    """The layers of a file that holds the model."""
+    modules = dict(model.named_modules())
+    layers = []
+    for name, names in model.caffe_names().items():
+        module = modules[name]
+        blobs = [p.detach().numpy() for p in module.parameters(recurse=False)]
+        if isinstance(module, nn.BatchNorm2d):
+            statistics = [999 * module.running_mean.numpy(), 999 * module.running_var.numpy(), np.float32([999])]
+            eps = field(139, field(3, module.eps))
+            layers.append(layer(names[0], "BatchNorm", blobs=statistics, settings=eps))
+            layers.append(layer(names[1], "Scale", blobs=blobs))
+            continue
+        kinds = {nn.Conv2d: "Convolution", nn.ConvTranspose2d: "Deconvolution", nn.Linear: "InnerProduct"}
+        kind = kinds.get(type(module), "Normalize")
+        settings = field(206, message((1, 0), (3, 0))) if kind == "Normalize" else b""
+        assert isinstance(names, str)
+        layers.append(layer(names, kind, blobs=blobs, settings=settings))
+    return layers
+
+
+@pytest.mark.parametrize("name", ["dsod300", "grp_dsod320"])
+def test_a_caffemodel_fills_the_network(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first, second = small(name), small(name)
+    x = first.preprocess(toy_images())
+    with torch.no_grad():
+        for module in first.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 2)
+                nn.init.normal_(module.bias)
+        first.train().network(x)
+        load_caffe(second, write_caffemodel(tmp_path / "a.caffemodel", *as_caffe(first)), second.caffe_names())
+        wanted, found = first.eval().network(x), second.eval().network(x)
+    torch.testing.assert_close(found.logits, wanted.logits, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(found.offsets, wanted.offsets, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["dsod300", "grp_dsod320"])

@@ -460,7 +460,7 @@ def test_names_in_caffe() -> None:
         layers = [layer for entry in names.values() for layer in ((entry,) if isinstance(entry, str) else entry)]
         assert len(set(layers)) == len(layers)
         assert names["backbone.stages.4.conv5_3"] == "conv5_3"
-        assert names["backbone.fc6"] == "fc6-conv"
+        assert names["backbone.fc6"] == ("fc6" if reduced else "fc6-conv")
         assert names["lateral.3.0"] == "rpn_conv7"
         assert names["lateral.3.1"] == ("rpn_lrn7", "scale_lrn7")
         assert names["lateral.0.1"] == ("rpn_lrn4_1", "scale_lrn4_1")

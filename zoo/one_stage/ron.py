@@ -222,7 +222,9 @@ class RON(Detector):
         """
         if not isinstance(self.backbone, _VGG16Convolutions):
             raise ValueError(f"Caffe's models of RON have VGG-16, not {type(self.backbone).__name__}")
-        names: dict[str, str | tuple[str, ...]] = {"backbone.fc6": "fc6-conv", "backbone.fc7": "fc7-conv"}
+        names: dict[str, str | tuple[str, ...]] = {}
+        for layer in ("fc6", "fc7"):
+            names[f"backbone.{layer}"] = layer if self.backbone.reduced else f"{layer}-conv"
         for name, module in self.backbone.stages.named_modules():
             if isinstance(module, nn.Conv2d):
                 names[f"backbone.stages.{name}"] = name.rpartition(".")[2]
@@ -437,6 +439,7 @@ class _VGG16Convolutions(nn.Module):
 
     def __init__(self, *, reduced: bool) -> None:
         super().__init__()
+        self.reduced = reduced
         width = 1024 if reduced else 4096
         self.channels = (512, 512, width, width)
         self.strides = (8, 16, 32, 32)
