@@ -189,6 +189,7 @@ def evaluate(
         str | None,
         typer.Option(help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco."),
     ] = None,
+    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
     with _sentences():
@@ -202,7 +203,7 @@ def evaluate(
             torch.set_num_threads(threads)
         images = open_dataset(dataset, split, data_root)
         subject = _subject(detector, dataset, weights, len(images.class_names), settings)
-        record = run(subject, images, device=device, batch=batch, multi_scale=multi_scale, out=out)
+        record = run(subject, images, device=device, batch=batch, multi_scale=multi_scale, note=note, out=out)
         print_scores(record.metrics)
 
 
@@ -243,6 +244,48 @@ def latency(
         record = latency_record(subject, data, device=device, threads=threads, images=images)
         print_latency(record)
         print(record.write(out))
+
+
+@app.command("against-torchvision")
+def against_torchvision(
+    out: Out,
+    detectors: Annotated[
+        list[str] | None, typer.Argument(help="Detectors that torchvision has too; by default all of them.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Take its images; by default images are generated.")] = None,
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="torchvision's checkpoint of one detector; by default weights are random.")
+    ] = None,
+    short: Annotated[
+        int | None, typer.Option(help="Shorter side of the input, where images are resized by it.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images to time.")] = 20,
+    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    device: Device = "cpu",
+    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+) -> None:
+    """Time ours and torchvision's, same weights and images turn by turn, and write a Record of each pair."""
+    with _sentences():
+        from benchmarks import against
+        from benchmarks.datasets import open_dataset
+
+        names = detectors or list(against.OPPONENTS)
+        if weights is not None and len(names) > 1:
+            raise ValueError(f"{weights}: belongs to one detector; name it")
+        data = against.generated_images(images) if dataset is None else open_dataset(dataset, split, data_root)
+        records = []
+        for name in names:
+            pair = against.pair_up(name, short=short, weights=weights, seed=seed)
+            records.append(
+                against.compare(pair, data, count=images, rounds=rounds, threads=threads, device=device, note=note)
+            )
+        against.print_comparison(records)
+        for record in records:
+            print(record.write(out))
 
 
 @app.command()
@@ -300,10 +343,14 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     out: Out,
     dataset: Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")] = "shapes",
+    split: Split = None,
     data_root: DataRoot = None,
     weights: WeightsFile = None,
     settings: Settings = None,
     classes: Annotated[int, typer.Option(help="Classes of weights that do not say.")] = 80,
+    class_names: Annotated[
+        Path | None, typer.Option("--names", help="Text file that names a class a line, instead of --dataset.")
+    ] = None,
     threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.3,
     device: Device = "cpu",
 ) -> None:
@@ -311,9 +358,20 @@ def predict(
     with _sentences():
         from benchmarks.datasets import open_dataset
         from benchmarks.drawing import predict_files
+        from benchmarks.evaluate import category_of_label
 
         subject = _subject(detector, dataset, weights, classes, settings)
-        names = subject.class_names or open_dataset(dataset, None, data_root).class_names
+        if class_names is not None:
+            names: tuple[str, ...] = tuple(class_names.read_text(encoding="utf-8").splitlines())
+            if len(names) != subject.model.num_classes:
+                raise ValueError(f"{class_names}: {len(names)} lines for {subject.model.num_classes} classes")
+        elif subject.class_names is not None:
+            names = subject.class_names
+        else:
+            data = open_dataset(dataset, split, data_root)
+            known = dict(zip(data.category_ids, data.class_names, strict=True))
+            ids = category_of_label(data, subject.model.num_classes)
+            names = tuple(known.get(identity or 0, "-") for identity in ids)
         for path in predict_files(subject, images, out, class_names=names, threshold=threshold, device=device):
             print(path)
 

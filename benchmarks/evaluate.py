@@ -42,6 +42,7 @@ class Subject:
         weights: The file.
         seed: Of its training, where the checkpoint tells.
         origin: Year, paper and family, as far as they are known; left out, the catalog's.
+        note: What a reader of its Records must know besides.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Subject:
     weights: Path
     seed: int | None = None
     origin: dict[str, Any] = field(default_factory=dict)
+    note: str = ""
 
     def __post_init__(self) -> None:
         if not self.origin and self.name in CATALOG:
@@ -85,7 +87,13 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
         if published.detector != name:
             raise EvaluationError(f"{weights}: holds {published.detector}, not {name}")
         subject = _load_cfg(checkpoints.fetch(published.config), weights, {**published.overrides, **(overrides or {})})
-        return replace(subject, name=name, origin=published.origin, class_names=published.class_names)
+        return replace(
+            subject,
+            name=name,
+            origin=published.origin,
+            class_names=published.class_names,
+            note=f"its authors state {published.published}",
+        )
     if name not in CATALOG:
         named = sorted({entry.detector for entry in checkpoints.list_weights() if entry.config is not None})
         raise EvaluationError(
@@ -201,6 +209,7 @@ def evaluate(
     device: str = "cpu",
     batch: int = 1,
     multi_scale: str | None = None,
+    note: str = "",
     out: Path | None = None,
     quiet: bool = False,
 ) -> Record:
@@ -215,6 +224,7 @@ def evaluate(
         batch: Images a step.
         multi_scale: Name of a protocol of `benchmarks.multiscale`: look at each image in several sizes. The Record says
             so, in its name too.
+        note: What a reader of the Record must know besides what the subject says.
         out: Folder.
         quiet: Draw no progress.
     """
@@ -244,6 +254,7 @@ def evaluate(
         commit=commit(),
         versions=versions(),
         metrics={**metrics, "detections": len(rows), **subject.origin},
+        note="; ".join(part for part in (subject.note, note) if part),
     )
     if out is not None:
         write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))
