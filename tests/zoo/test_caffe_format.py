@@ -425,6 +425,7 @@ def model_of_two() -> nn.Module:
     return nn.ModuleDict(parts)
 
 
+WHOLE = field(206, message((1, 1)))
 NAMES: dict[str, str | tuple[str, ...]] = {"conv": "c", "norm": ("bn", "scale"), "last": "fc"}
 
 
@@ -462,7 +463,7 @@ def test_names_that_do_not_fit_change_nothing(tmp_path: Path, names: dict[str, A
         (two_layers()[:1] * 2, nn.Conv2d(4, 6, 3), {"0": "c"}, "two layers have this name"),
         ([norm_layers(6, -1.0)[0]], nn.BatchNorm2d(6), {"0": "bn"}, "a variance is -"),
         (norm_layers(6), nn.BatchNorm2d(5), {"0": ("bn", "scale")}, "shape"),
-        ([layer("n", "Normalize", blobs=[positive(4)])], L2Norm(4), {"0": "n"}, "over the whole map"),
+        ([layer("n", "Normalize", blobs=[positive(4)], settings=WHOLE)], L2Norm(4), {"0": "n"}, "over the whole map"),
         ([layer("n", "BatchNorm", blobs=[positive(4)] * 2)], nn.BatchNorm2d(4), {"0": "n"}, "2 blobs instead of 3"),
         ([layer("d", "Deconvolution", blobs=[numbers(6, 4, 3, 3)])], nn.ConvTranspose2d(4, 6, 3), {"0": "d"}, "shape"),
     ],

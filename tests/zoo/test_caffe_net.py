@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from ops.images import Batch, Frame
 from ops.structures import Target
 from tests.caffe_files import Array, Toy, field, layer, layer_v1, message, write_caffemodel
+from zoo import build, checkpoints
 from zoo.formats.caffe import CaffeError
 from zoo.formats.caffe_net import DetectionOutput, PriorBox, read_caffe_net
 from zoo.one_stage.caffe_net import CaffeDetector, caffe_detector
+from zoo.one_stage.darknet_cfg import darknet_detector
 
 
 def both(toy: Toy, folder: Path, sides: tuple[int, ...], wanted: str | None = None) -> tuple[Array, Array]:
@@ -491,6 +494,86 @@ def test_what_is_no_detector(tmp_path: Path) -> None:
         CaffeDetector(read_caffe_net(caffemodel, prototxt))
 
 
+# SSD as the released scripts write it, beside ours.
+
+
+def released_ssd300(classes: int = 20) -> Toy:
+    """VGG-16 with fc6 dilated, four extra levels, priors for VOC; numbers by chance."""
+    toy = Toy(1, 3, 300, 300)
+
+    def conv(bottom: str, name: str, inputs: int, outputs: int, kernel: int = 3, **settings: Any) -> str:
+        return toy.add("ReLU", toy.conv(bottom, inputs, outputs, kernel, name=name, **settings))
+
+    def pool(bottom: str, **settings: Any) -> str:
+        return toy.add("Pooling", bottom, pooling_param={"pool": "MAX", **settings})
+
+    x, inputs, conv4_3 = "data", 3, ""
+    for stage, (width, depth) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)], start=1):
+        for index in range(1, depth + 1):
+            x, inputs = conv(x, f"conv{stage}_{index}", inputs, width, pad=1), width
+        conv4_3 = x if stage == 4 else conv4_3
+        x = pool(x, kernel_size=3, stride=1, pad=1) if stage == 5 else pool(x, kernel_size=2, stride=2)
+    param = {"across_spatial": False, "channel_shared": False}
+    blob = toy.numbers.uniform(5, 15, 512)
+    sources = [
+        (toy.add("Normalize", conv4_3, blobs=[blob], name="conv4_3_norm", norm_param=param), "conv4_3_norm", 512)
+    ]
+    x = conv(conv(x, "fc6", 512, 1024, pad=6, dilation=6), "fc7", 1024, 1024, 1)
+    sources.append((x, "fc7", 1024))
+    for level, (narrow, width, settings) in enumerate(
+        [(256, 512, {"pad": 1, "stride": 2}), (128, 256, {"pad": 1, "stride": 2}), (128, 256, {}), (128, 256, {})],
+        start=6,
+    ):
+        before = sources[-1][2]
+        x = conv(conv(x, f"conv{level}_1", before, narrow, 1), f"conv{level}_2", narrow, width, **settings)
+        sources.append((x, f"conv{level}_2", width))
+    parts: dict[str, list[str]] = {"loc": [], "conf": [], "priorbox": []}
+    sides = [30, 60, 111, 162, 213, 264, 315]
+    for index, (bottom, name, width) in enumerate(sources):
+        ratios = [2] if index in (0, 4, 5) else [2, 3]
+        for part, values in (("loc", 4), ("conf", 1 + classes)):
+            y = toy.conv(bottom, width, (2 + 2 * len(ratios)) * values, name=f"{name}_mbox_{part}", pad=1)
+            y = toy.add("Permute", y, permute_param={"order": [0, 2, 3, 1]})
+            parts[part].append(toy.add("Flatten", y, flatten_param={"axis": 1}))
+        prior = {"min_size": sides[index], "max_size": sides[index + 1], "aspect_ratio": ratios, "clip": False}
+        prior |= {"variance": [0.1, 0.1, 0.2, 0.2], "step": [8, 16, 32, 64, 100, 300][index], "offset": 0.5}
+        parts["priorbox"].append(toy.add("PriorBox", bottom, "data", prior_box_param=prior))
+    for part, names in parts.items():
+        toy.add("Concat", *names, name=f"mbox_{part}", concat_param={"axis": 2 if part == "priorbox" else 1})
+    y = toy.add("Reshape", "mbox_conf", reshape_param={"shape": {"dim": [0, -1, 1 + classes]}})
+    y = toy.add("Flatten", toy.add("Softmax", y, softmax_param={"axis": 2}), flatten_param={"axis": 1})
+    param = {"num_classes": 1 + classes, "code_type": "CENTER_SIZE", "keep_top_k": 200, "confidence_threshold": 0.15}
+    param |= {"nms_param": {"nms_threshold": 0.45, "top_k": 400}}
+    toy.add("DetectionOutput", "mbox_loc", y, "mbox_priorbox", detection_output_param=param)
+    return toy
+
+
+@pytest.mark.slow
+def test_the_official_ssd_is_ours(tmp_path: Path) -> None:
+    """Heads, priors and detections of `ssd300_vgg16` are those of the network that the prototxt describes."""
+    prototxt, caffemodel = released_ssd300().write(tmp_path)
+    model = build("ssd300_vgg16", 20, score_floor=0.15).eval()
+    checkpoints.load_into(model, caffemodel)
+    net = caffe_detector(caffemodel, prototxt)
+    assert net.num_boxes((300, 300)) == model.num_boxes((300, 300)) == 8732
+    image = torch.from_numpy(np.ascontiguousarray(next(photographs(300))[..., ::-1])).permute(2, 0, 1) / 255
+    batch = model.preprocess([image])
+    assert torch.allclose(batch.pixels, net.preprocess([image]).pixels)
+    with torch.no_grad():
+        outputs = model.network(batch)
+        names = ["mbox_loc", "mbox_conf", "mbox_priorbox", net.net.steps[-2].name]
+        maps = net.net(batch.pixels.contiguous(), names)
+        answers = model.postprocess(outputs, batch)[0]
+        theirs = net.postprocess((maps["mbox_loc"], maps[names[-1]], maps["mbox_priorbox"]), batch)[0]
+    for ours, name in ((outputs.offsets, "mbox_loc"), (outputs.logits, "mbox_conf")):
+        assert (ours.flatten(1) - maps[name]).abs().max() < 1e-4 * maps[name].abs().max()
+    assert torch.allclose(model.priors, maps["mbox_priorbox"][0, 0].reshape(-1, 4) * 300, atol=1e-3)
+    assert len(answers) == len(theirs) > 10
+    assert torch.allclose(answers.scores, theirs.scores, atol=1e-4)
+    order, other = (each.boxes.sum(1).argsort() for each in (answers, theirs))
+    assert torch.allclose(answers.boxes[order], theirs.boxes[other], atol=0.05)
+
+
 # Real files, where they are.
 
 
@@ -533,17 +616,26 @@ def test_faces_as_opencv_finds_them() -> None:
 
 @pytest.mark.skipif(None in NANO.values(), reason="DETECTOR_ZOO_WEIGHTS names no folder with MobileNetV2-YOLOv3-Nano")
 def test_nano_from_caffe_is_nano_from_darknet() -> None:
-    """The same numbers in both files; OpenCV adds 1e-6 to variances where Caffe and Darknet add 1e-5."""
-    net = read_caffe_net(NANO["caffemodel"], NANO["prototxt"])  # type: ignore[arg-type]
+    """The same numbers in both files. OpenCV adds 1e-6 to variances where Caffe and Darknet add 1e-5."""
+    files = {end: path for end, path in NANO.items() if path}
+    net = read_caffe_net(files["caffemodel"], files["prototxt"])
     assert net.outputs == ("layer69-conv", "layer79-conv")
-    reference = cv2.dnn.readNetFromDarknet(str(NANO["cfg"]), str(NANO["weights"]))
-    for module in net.modules():
-        if hasattr(module, "eps"):
-            module.eps = 1e-6
+    darknet = darknet_detector(files["cfg"], placement="warp").eval()
+    checkpoints.load_into(darknet, files["weights"])
+    reference = cv2.dnn.readNetFromDarknet(str(files["cfg"]), str(files["weights"]))
+    norms = [module for module in net.modules() if hasattr(module, "eps")]
     for image in photographs(320):
         pixels = cv2.dnn.blobFromImage(image, 1 / 255, (320, 320), swapRB=True)
-        reference.setInput(pixels)
+        tensor = torch.from_numpy(pixels)
         with torch.no_grad():
-            ours = net(torch.from_numpy(pixels))
-        for theirs, map_ in zip(reference.forward(["conv_68", "conv_78"]), ours.values(), strict=True):
+            ours = list(net(tensor).values())
+            same = darknet.network(Batch(tensor, (Frame((320, 320), (320, 320), (1.0, 1.0)),)))
+            for norm in norms:
+                norm.eps = 1e-6
+            nearer = list(net(tensor).values())
+            for norm in norms:
+                norm.eps = 1e-5
+        assert max(float((a - b).abs().max()) for a, b in zip(ours, same, strict=True)) < 1e-3
+        reference.setInput(pixels)
+        for theirs, map_ in zip(reference.forward(["conv_68", "conv_78"]), nearer, strict=True):
             assert np.abs(theirs - map_.numpy()).max() < 1e-3

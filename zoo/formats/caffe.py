@@ -713,7 +713,7 @@ class _Filler:
             raise CaffeError(f"{self.path}: {prefix!r} is no module that one layer fills; mend caffe_names()")
         name, parameter = own[0]
         (blob,) = self.blobs(layers[0], 1)
-        if layers[0].type == "Normalize" and layers[0].setting("norm_param", "across_spatial", True):
+        if layers[0].type == "Normalize" and layers[0].setting("norm_param", "across_spatial", False):
             raise CaffeError(
                 f"{self.path}: layer {layers[0].name!r} normalises over the whole map, {prefix!r} each position; give "
                 f"a file with across_spatial false"
