@@ -465,11 +465,11 @@ def find(detector: str, dataset: str | None = None) -> Path:
     """Weights for a detector: what ships, else what was published (which is fetched).
 
     Args:
-        detector: Catalog name.
+        detector: Catalog name, or that of a published network with a config of its own.
         dataset: That it was trained for; left out, any.
 
     Raises:
-        CheckpointError: Nothing is known, or it could not be fetched.
+        CheckpointError: Nothing is known (then the message says how to train it), or it could not be fetched.
     """
     for path in shipped(detector, dataset):
         return path
@@ -478,10 +478,18 @@ def find(detector: str, dataset: str | None = None) -> Path:
         if dataset in (None, entry.dataset):
             return fetch(entry)
     others = [path.name for path in shipped(detector)] + [entry.name for entry in published]
-    raise CheckpointError(
-        f"no weights of {detector} for {dataset or 'any data set'} are known (there is {', '.join(others) or 'none'}); "
-        f"train them: python -m benchmarks train {detector}" + ("" if dataset is None else f" --dataset {dataset}")
+    known = (
+        f"no weights of {detector} for {dataset or 'any data set'} are known (there is {', '.join(others) or 'none'})"
     )
+    if detector not in CATALOG:
+        remedy = (
+            "`python -m benchmarks list` shows the catalog, `weights` what else was published; mend name or dataset"
+        )
+    else:
+        remedy = f"train them: python -m benchmarks train {detector}" + (
+            "" if dataset is None else f" --dataset {dataset}"
+        )
+    raise CheckpointError(f"{known}; {remedy}")
 
 
 def print_known() -> None:

@@ -1,6 +1,7 @@
 import hashlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -403,6 +404,73 @@ def test_a_cached_file_needs_no_connection_and_a_wrong_one_is_no_help(
         checkpoints.fetch(entry, quiet=True)
     with pytest.raises(CheckpointError, match=r"'nothing'.*yolov3-tiny\.weights"):
         checkpoints.fetch("nothing")
+
+
+def test_a_folder_of_the_users_comes_before_the_network(empty_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files below DETECTOR_ZOO_WEIGHTS are used where they lie, if they are right; nothing is copied."""
+    content = b"12345"
+    toml = empty_zoo / "weights.toml"
+    toml.write_text(
+        ROW.format(sha=hashlib.sha256(content).hexdigest()).replace("https://example.org", "http://127.0.0.1:9")
+    )
+    (entry,) = checkpoints.list_weights(toml)
+    for folder in ("first/old", "second/deep/er"):
+        (empty_zoo / folder).mkdir(parents=True)
+    (empty_zoo / "first" / "old" / "a.weights").write_bytes(b"54321")
+    monkeypatch.setenv(
+        "DETECTOR_ZOO_WEIGHTS", os.pathsep.join(str(empty_zoo / name) for name in ("first", "", "second"))
+    )
+    with pytest.raises(CheckpointError, match=r"first/old/a\.weights has sha256"):
+        checkpoints.fetch(entry, quiet=True)
+    wanted = empty_zoo / "second" / "deep" / "er" / "a.weights"
+    wanted.write_bytes(content)
+    assert checkpoints.fetch(entry, quiet=True) == wanted
+    assert not entry.path.exists()
+    entry.path.write_bytes(content)
+    assert checkpoints.fetch(entry, quiet=True) == entry.path
+
+
+CONFIG = """
+year = 2021
+paper = "someone"
+family = "one-stage"
+[checkpoint.config]
+name = "a.cfg"
+urls = []
+sha256 = "{sha}"
+bytes = 5
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("year = 2021\n", ""), ("[checkpoint.config]", "[checkpoint.package]"), ('"one-stage"', '"three-stage"')],
+)
+def test_a_row_with_a_config_says_where_it_comes_from(tmp_path: Path, old: str, new: str) -> None:
+    path = tmp_path / "weights.toml"
+    path.write_text((ROW + CONFIG).format(sha="a" * 64))
+    (entry,) = checkpoints.list_weights(path)
+    assert entry.origin == {"year": 2021, "paper": "someone", "family": "one-stage"}
+    assert entry.config is not None
+    assert entry.config.path.name == "a.cfg"
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text((ROW + CONFIG).format(sha="a" * 64).replace(old, new))
+    with pytest.raises(CheckpointError, match=r"wrong\.toml: checkpoint\.0"):
+        checkpoints.list_weights(wrong)
+
+
+def test_unknown_names_are_not_to_be_trained(empty_zoo: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nothing for shapes.*`weights` what else") as caught:
+        checkpoints.find("nothing", "shapes")
+    assert "train" not in str(caught.value)
+
+
+def test_networks_with_a_cfg_are_found_by_name_and_data_set(empty_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "fetch", lambda entry: Path(entry.name))
+    assert checkpoints.find("mobilenetv2-yolov3-nano", "voc") == Path("MobileNetV2-YOLOv3-Nano-voc.weights")
+    assert checkpoints.find("mobilenetv2-yolov3-nano", "coco") == Path("MobileNetV2-YOLOv3-Nano-coco.weights")
+    with pytest.raises(CheckpointError, match=r"for bccd.*Nano-voc\.weights, MobileNetV2-YOLOv3-Nano-coco\.weights"):
+        checkpoints.find("mobilenetv2-yolov3-nano", "bccd")
 
 
 # Transfers.
