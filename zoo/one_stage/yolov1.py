@@ -56,14 +56,16 @@ RECIPE = Recipe(
 SMALL: dict[str, Any] = {
     "size": 160,
     "backbone": "small",
-    "narrow": 32,
-    "hidden": 120,
+    "narrow": 24,
+    "hidden": 200,
     "dropout": 0.0,
+    "grid": 5,
     "limit": 100,
 }
-"""For `shapes`: the common backbone, and connected layers as wide as a megabyte allows."""
+"""For `shapes`: the common backbone, and connected layers as wide as a megabyte allows. All cells pass through one
+hidden layer: with 49 cells, too few of its units would be left for each to learn from."""
 
-SMALL_TINY: dict[str, Any] = {**SMALL, "widths": (8, 12, 20, 32, 32), "narrow": 16, "hidden": None}
+SMALL_TINY: dict[str, Any] = {**SMALL, "widths": (8, 12, 20, 32, 32), "narrow": 16, "hidden": None, "grid": 7}
 
 SMALL_RECIPE = small.SMALL_RECIPE
 
