@@ -12,7 +12,8 @@ The released scripts are followed where the paper is silent or says otherwise: 5
 prior sizes cut to whole pixels, and in the 513 scripts other widths (`heads`). Otherwise than there: a prior's centre
 is (i + 0.5) steps. The scripts pass first centres that are right as pixels (2.5, 2.5, 10.5, ...: the middles of what a
 cell sees), but the released PriorBox layer multiplies them by the step; which of both the published models were
-trained with is unknown. `starts` takes such pixels.
+trained with is unknown. `starts` takes such pixels. Both factors of a product start about 1,
+not about 0, or a decoder that is trained together with its SSD learns nothing.
 """
 
 from __future__ import annotations
@@ -253,6 +254,10 @@ class Deconvolution(nn.Module):
         self.after = conv_norm(width, width, 3, padding=1, norm=norm)
         self.side1 = conv_norm(fine, width, 3, padding=1, norm=norm)
         self.side2 = conv_norm(width, width, 3, padding=1, norm=norm)
+        if combine == "product":
+            # About 0, each factor would cut the other off from its gradient, through a chain of such products.
+            for factor in (self.after, self.side2):
+                nn.init.ones_(factor.norm.bias)  # type: ignore[union-attr, arg-type]
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """Both maps to `[B, width, H, W]` of the finer one's size, activated."""
