@@ -76,6 +76,7 @@ def test_the_leaderboard_is_sorted_and_whole(pages: dict[str, str]) -> None:
         "ms (cpu-2core)": "38.8",
         "parameters": "412,345",
         "MACs (M)": "388.0",
+        "images seen": "48,000",
         "weights": f"`{weights('faster_rcnn_r50_fpn').sha256[:8]}`",
         "notes": "a b c",
     }
@@ -362,3 +363,21 @@ def test_every_table_of_the_project_is_rendered(pages: dict[str, str]) -> None:
         assert isinstance(table, Table)
         assert table.paper in pages["tables.md"]
         assert table.link in pages["index.html"]
+
+
+def test_several_seeds_are_one_row_with_their_spread() -> None:
+    again = [
+        record("accuracy", seed=seed, metrics=metrics(ap), weights=weights(f"seed{seed}"))
+        for seed, ap in enumerate((0.40, 0.43, 0.46))
+    ]
+    once = record("accuracy", "yolov3", seed=0, metrics=metrics(0.5))
+    page = render(entries([*again, once]), TABLES)["tables.md"]
+    (row,) = grids(section(page, "Trained with several seeds, shapes test"))[0]
+    assert row["detector"] == "ssd300_vgg16"
+    assert row["seeds"] == "3"
+    assert row["AP"] == "43.0 ± 3.0"
+    assert row["AP of each"] == "40.0 43.0 46.0"
+    # Everywhere else the first seed stands alone.
+    (board,) = grids(section(page, "Small detectors on shapes test"))
+    assert [(found["detector"], found["AP"]) for found in board] == [("yolov3", "50.0"), ("ssd300_vgg16", "40.0")]
+    assert "Trained with several seeds" not in render(entries([again[0], once]), TABLES)["tables.md"]
