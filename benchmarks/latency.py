@@ -23,7 +23,15 @@ from benchmarks.hardware import WarmUp
 from ops.structures import Target
 from zoo.detector import Detector
 
-__all__ = ["STAGES", "LatencyResult", "is_steady", "measure_latency", "summarise"]
+__all__ = [
+    "STAGES",
+    "ForeignLoad",
+    "LatencyResult",
+    "fixed_threads",
+    "is_steady",
+    "measure_latency",
+    "summarise",
+]
 
 STAGES = ("preprocess", "network", "postprocess", "end_to_end")
 
@@ -100,10 +108,10 @@ def measure_latency(
     calls = [pictures[start : start + batch] for start in range(0, images - batch + 1, batch)]
     time_call = _time_on_cuda if device.type == "cuda" else _time_on_host
 
-    with torch.inference_mode(), _fixed_threads(threads) as fixed:
+    with torch.inference_mode(), fixed_threads(threads) as fixed:
         warm, converged = _warm_up(lambda turn: time_call(model, calls[turn], device)["end_to_end"], len(calls), warmup)
         samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
-        load = _ForeignLoad()
+        load = ForeignLoad()
         for done, call in enumerate(calls, start=1):
             for stage, seconds in time_call(model, call, device).items():
                 samples[stage].append(seconds)
@@ -192,7 +200,7 @@ def _time_on_cuda(model: Detector, images: list[Tensor], device: torch.device) -
 
 
 @contextlib.contextmanager
-def _fixed_threads(threads: int | None) -> Iterator[int]:
+def fixed_threads(threads: int | None) -> Iterator[int]:
     """Give PyTorch, and numba and OpenCV where they are in use, one number of threads for a while."""
     before = torch.get_num_threads()
     fixed = threads or before
@@ -214,7 +222,7 @@ def _fixed_threads(threads: int | None) -> Iterator[int]:
             cv2.setNumThreads(cv2_before)
 
 
-class _ForeignLoad:
+class ForeignLoad:
     """Processor time that others took since construction: a noisy neighbour shows in the Record."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from reports.records import NOT_MEASURED, Entry, Shelf
 from reports.sections import Grid, Header, Section, conformity, literal
@@ -54,6 +54,7 @@ def appendix(shelf: Shelf) -> list[Section]:
     lists = _Lists()
     rows = [_row(entry, lists) for entry in shelf.entries]
     sections += _part("Time by stage", "stages", _times(shelf))
+    sections += _part("Against other implementations", "comparisons", _comparisons(shelf))
     sections += _part("Trainings", "trainings", _trainings(shelf))
     sections += _part("Machines", "machines", _machines(lists))
     sections += _part("Versions", "versions", _pairs("versions", lists.versions.items(), literal))
@@ -97,6 +98,27 @@ def _times(shelf: Shelf) -> Grid:
     names = ("preprocess ms", "network ms", "postprocess ms", "end to end ms", "samples")
     heads = (*_heads("detector", "size", "images of", "machine"), *(Header(name) for name in names))
     return Grid(heads, tuple(rows))
+
+
+def _comparisons(shelf: Shelf) -> Grid:
+    """The same weights in two implementations, timed turn by turn."""
+    rows = []
+    for entry in shelf.of("comparison"):
+        record = entry.record
+        metrics: dict[str, Any] = record.metrics
+        try:
+            times = [f"{1000 * metrics[who]['median']:.1f}" for who in ("ours", "theirs")]
+            middle, low, high = (f"{metrics['ratio'][key]:.3f}" for key in ("median", "low", "high"))
+            found = metrics["agreement"]
+            same = f"{found['detections'] - found['alone']} of {found['detections']}"
+        except (KeyError, TypeError) as error:
+            raise entry.wrong("metrics", metrics, "what `against-torchvision` writes") from error
+        images = entry.test if record.dataset else f"{record.protocol.get('images', 0)} generated"
+        cells = (record.detector, literal(str(record.protocol.get("against", ""))), images, entry.clock, *times)
+        rows.append((*cells, middle, f"{low} to {high}", same))
+    heads = _heads("detector", "against", "images of", "machine")
+    names = ("here ms", "there ms", "here / there", "95 % interval", "same detections")
+    return Grid((*heads, *map(Header, names)), tuple(rows))
 
 
 def _trainings(shelf: Shelf) -> Grid:

@@ -57,7 +57,7 @@ class Record(_Frozen):
     """One run.
 
     Attributes:
-        kind: What was measured.
+        kind: What was measured; a comparison is of times, with another implementation of the same network.
         detector: Catalog name.
         scale: `small` (trained here), `paper` (the size of the paper) or `other` (a checkpoint of another shape).
         overrides: Constructor arguments that differ from the paper's size.
@@ -72,13 +72,14 @@ class Record(_Frozen):
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.
         metrics: Results. Accuracy: the JSON of `score`, fractions. Cost: parameters, macs, boxes. Training: steps,
-            seconds, final losses, and the metrics of the split that was watched.
-        samples: Raw seconds by stage (latency only).
+            seconds, final losses, and the metrics of the split that was watched. Comparison: times of `ours`
+            and `theirs`, their `ratio`, and the `agreement` of the detections.
+        samples: Raw seconds, by stage (latency) or of either side (comparison).
         note: What a reader must know besides.
     """
 
     schema_version: Literal[1] = 1
-    kind: Literal["accuracy", "cost", "latency", "training"]
+    kind: Literal["accuracy", "comparison", "cost", "latency", "training"]
     detector: str
     scale: Literal["small", "paper", "other"]
     overrides: dict[str, Any] = {}
@@ -107,7 +108,8 @@ class Record(_Frozen):
     def name(self) -> str:
         """File name without ending: what was measured on what, so that a new run replaces the old."""
         data = "" if self.dataset is None else f".{self.dataset.name}-{self.dataset.split}"
-        device = f".{self.hardware.device.partition(':')[0]}" if self.kind == "latency" and self.hardware else ""
+        timed = self.kind in ("comparison", "latency")
+        device = f".{self.hardware.device.partition(':')[0]}" if timed and self.hardware else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
         again = f".seed-{self.seed}" if self.seed else ""
         scales = f".{self.multi_scale}" if self.multi_scale else ""
