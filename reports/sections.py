@@ -131,8 +131,8 @@ def front(shelf: Shelf) -> Section:
         "Accuracies are in percent, times in milliseconds for one image from pixels to detections (median, batch 1). "
         f"*{NOT_MEASURED}* means that no Record fits; *undefined* that a metric has no value on these images. "
         "Detectors called *small* are the papers' architectures at a size that trains in minutes on two processor "
-        "cores, on small data: they can be compared with each other, never with a printed figure. Unless something else "
-        "is said, each is one training run with one seed, so that differences of a point or less mean nothing.",
+        "cores, on small data: they can be compared with each other, never with a printed figure. Unless said "
+        "otherwise, each is one training run with one seed, so that differences of a point or less mean nothing.",
     ]
     if own:
         paragraphs.append(

@@ -203,7 +203,10 @@ def at_hand(classes: int, images: int = 1, **overrides: Any) -> tuple[RetinaNet,
 
 
 TARGETS = [
-    Target(torch.tensor([[3.1, 4.3, 24.2, 22.7], [19.3, 20.9, 60.1, 52.4], [40.2, 2.3, 43.9, 6.4]]), torch.tensor([1, 0, 2])),
+    Target(
+        torch.tensor([[3.1, 4.3, 24.2, 22.7], [19.3, 20.9, 60.1, 52.4], [40.2, 2.3, 43.9, 6.4]]),
+        torch.tensor([1, 0, 2]),
+    ),
     Target(torch.tensor([[10.3, 8.7, 40.6, 60.2]]), torch.tensor([2])),
     empty_target(),
 ]
