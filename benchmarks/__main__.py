@@ -277,9 +277,10 @@ def against_torchvision(
         if weights is not None and len(names) > 1:
             raise ValueError(f"{weights}: belongs to one detector; name it")
         data = against.generated_images(images) if dataset is None else open_dataset(dataset, split, data_root)
+        examples = [] if dataset is None else [data[i][0] for i in range(min(2, images, len(data)))]
         records = []
         for name in names:
-            pair = against.pair_up(name, short=short, weights=weights, seed=seed)
+            pair = against.pair_up(name, short=short, weights=weights, seed=seed, examples=examples)
             records.append(
                 against.compare(pair, data, count=images, rounds=rounds, threads=threads, device=device, note=note)
             )

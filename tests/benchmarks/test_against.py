@@ -79,11 +79,11 @@ def test_a_checkpoint_of_torchvisions_goes_into_both(name: str, tmp_path: Path) 
     pair = pair_up(name, short=SHORT, weights=tmp_path / "theirs.pth")
     with torch.inference_mode():
         found = agreement(pair.ours(pictures()), pair.theirs(pictures()))
-    assert found.detections > 10
+    assert found.detections >= 3
     assert found.alone <= 0.01 * found.detections
     norms = [m.eps for model in (pair.ours, pair.theirs) for m in model.modules() if isinstance(m, FrozenBatchNorm2d)]
     assert set(norms) <= {0.0}
-    (published,) = [entry for entry in list_weights() if entry.detector == name]
+    (published,) = [entry for entry in list_weights() if (entry.detector, entry.format) == (name, "torch")]
     assert published.overrides == {k: v for k, v in pair.overrides.items() if k not in ("short", "longest")}
     with torch.device("meta"):
         model = build(name, published.num_classes, **published.overrides)
