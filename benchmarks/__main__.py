@@ -284,9 +284,8 @@ def against_torchvision(
             records.append(
                 against.compare(pair, data, count=images, rounds=rounds, threads=threads, device=device, note=note)
             )
+            print(records[-1].write(out))
         against.print_comparison(records)
-        for record in records:
-            print(record.write(out))
 
 
 @app.command()
