@@ -357,12 +357,14 @@ def _ratio(ours: Sequence[float], theirs: Sequence[float], draws: int = 2_000) -
 
 def print_comparison(records: Sequence[Record]) -> None:
     """Medians, spread and ratio of each pair."""
-    table = Table("detector", "ours ms", "IQR", "torchvision ms", "IQR", "ours / theirs", "95 %", "same boxes")
+    table = Table("detector", "ours ms", "theirs ms", "ours / theirs", "same boxes")
     for record in records:
-        cells = [record.detector]
-        for who in ("ours", "theirs"):
-            cells += [f"{1000 * record.metrics[who][key]:.1f}" for key in ("median", "iqr")]
+        times = [
+            f"{1000 * record.metrics[who]['median']:.1f} (IQR {1000 * record.metrics[who]['iqr']:.1f})"
+            for who in ("ours", "theirs")
+        ]
         ratio, found = record.metrics["ratio"], record.metrics["agreement"]
+        span = f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
         same = f"{found['detections'] - found['alone']} of {found['detections']}"
-        table.add_row(*cells, f"{ratio['median']:.3f}", f"{ratio['low']:.3f} to {ratio['high']:.3f}", same)
+        table.add_row(record.detector, *times, span, same)
     Console().print(table)
