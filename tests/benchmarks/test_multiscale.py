@@ -344,9 +344,7 @@ def test_the_command_line_knows_the_protocols(tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert done.stderr.startswith("error: multi-scale protocol 'huge' is unknown; choose one of refinedet320_voc")
     assert not (tmp_path / "x").exists()
-    done = CliRunner().invoke(
-        app, ["evaluate", "ssd300_vgg16", "--out", str(tmp_path / "x"), "--multi-scale", "relative"]
-    )
+    done = CliRunner().invoke(app, ["evaluate", "yolov1", "--out", str(tmp_path / "x"), "--multi-scale", "relative"])
     assert done.exit_code == 2
     assert "needs an input of 96x96, which this detector of 160x160 refuses" in done.stderr
     assert len(done.stderr.splitlines()) == 1
