@@ -178,8 +178,12 @@ def test_damaged_documents_are_declined_or_mean_the_same(document: tuple[str, li
             text[place] = byte
     read = scan(bytes(text))
     if read is not None:
-        meant = json.loads(bytes(text))
-        assert read == [{key: entry[key] for key in KEYS} for entry in meant]
+        meant = [{key: entry[key] for key in KEYS} for entry in json.loads(bytes(text))]
+        for entry in meant:
+            # As doubles: an edit may leave a whole number with more digits than a double has.
+            entry["bbox"] = [float(side) for side in entry["bbox"]]
+            entry["score"] = float(entry["score"])
+        assert read == meant
 
 
 @pytest.mark.parametrize(
