@@ -218,7 +218,7 @@ def fit_by_gradient(
         device: Where to train.
         workers: Processes that load images.
         checkpoint_every: Steps between states.
-        amp: Run the forward pass in bfloat16, losses aside.
+        amp: Run the forward pass in bfloat16; detectors compute their losses from what it gives in float32.
         quiet: No progress.
 
     Raises:
