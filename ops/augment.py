@@ -47,13 +47,19 @@ def _integer(low: int, high: int) -> int:
 
 def flip(image: Tensor, target: Target, *, vertical: bool = False) -> tuple[Tensor, Target]:
     """Mirror left and right (or top and bottom). Twice gives back image and target."""
-    low, high = (1, 3) if vertical else (0, 2)
-    boxes = target.boxes.clone()
     side = int(image.shape[-2 if vertical else -1])
-    boxes[:, low], boxes[:, high] = side - target.boxes[:, high], side - target.boxes[:, low]
     kernel = F.vertical_flip_image if vertical else F.horizontal_flip_image
     masks = None if target.masks is None else kernel(target.masks)
-    return kernel(image), replace(target, boxes=boxes, masks=masks)
+    proposals = None if target.proposals is None else _mirrored(target.proposals, side, vertical)
+    boxes = _mirrored(target.boxes, side, vertical)
+    return kernel(image), replace(target, boxes=boxes, masks=masks, proposals=proposals)
+
+
+def _mirrored(boxes: Tensor, side: int, vertical: bool) -> Tensor:
+    low, high = (1, 3) if vertical else (0, 2)
+    mirrored = boxes.clone()
+    mirrored[:, low], mirrored[:, high] = side - boxes[:, high], side - boxes[:, low]
+    return mirrored
 
 
 def place(
@@ -67,7 +73,8 @@ def place(
 ) -> tuple[Tensor, Target]:
     """Show `window` of the image at `size`: a crop where it lies inside, a zoom-out where it reaches beyond.
 
-    Boxes are clipped and `area` shrinks with them. A mask is resampled to the nearest pixel.
+    Boxes are clipped and `area` shrinks with them. A mask is resampled to the nearest pixel. Proposals are clipped too,
+    and those of which nothing is left are dropped.
 
     Args:
         image: `[3, H, W]`.
@@ -104,6 +111,11 @@ def place(
     moved = target.boxes * scale + shift
     low, high = moved.new_tensor([out_x1, out_y1]), moved.new_tensor([out_x2, out_y2])
     boxes = torch.cat([moved[:, :2].maximum(low), moved[:, 2:].minimum(high)], 1)
+    proposals = target.proposals
+    if proposals is not None:
+        proposals = proposals * scale + shift
+        proposals = torch.cat([proposals[:, :2].maximum(low), proposals[:, 2:].minimum(high)], 1)
+        proposals = proposals[(proposals[:, 2:] > proposals[:, :2]).all(1)]
     keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
     if centre_inside:
         centre = (moved[:, :2] + moved[:, 2:]) / 2
@@ -120,7 +132,7 @@ def place(
             F.resize_mask(part, inner) if len(target) else part.new_zeros(0, *inner)
         )
         masks = whole
-    return canvas, replace(target, boxes=boxes, area=area, masks=masks)[keep]
+    return canvas, replace(target, boxes=boxes, area=area, masks=masks, proposals=proposals)[keep]
 
 
 def _span(start: int, stop: int, length: int, out: int) -> tuple[int, int]:

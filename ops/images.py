@@ -45,10 +45,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as a network sees them: `pixels` float `[B, 3, H, W]` and one `Frame` an image."""
+    """Images as a network sees them.
+
+    Attributes:
+        pixels: float `[B, 3, H, W]`.
+        frames: One an image.
+        images: The images themselves, for detectors whose proposals are made from them; else empty.
+    """
 
     pixels: Tensor
     frames: tuple[Frame, ...]
+    images: tuple[Tensor, ...] = ()
 
     @property
     def size(self) -> tuple[int, int]:

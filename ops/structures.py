@@ -26,7 +26,7 @@ class _Rows:
         return replace(self, **{k: v.to(device) for k, v in values.items() if v is not None})  # type: ignore[type-var]
 
     def __getitem__(self, rows: Tensor | slice) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "proposals"}  # type: ignore[arg-type]
         return replace(self, **{k: v[rows] for k, v in values.items() if v is not None})  # type: ignore[type-var]
 
 
@@ -48,6 +48,8 @@ class Target(_Rows):
             Left out, it is false everywhere.
         area: float32 `[M]`, the annotated area in square pixels (COCO's segment area), or None for the box's own.
         masks: bool `[M, H, W]`, or None.
+        proposals: float32 `[P, 4]`, boxes that were proposed for the image before training began (selective search
+            takes longer than a training step), or None. They belong to the image: choosing objects keeps them all.
     """
 
     boxes: Tensor
@@ -55,6 +57,7 @@ class Target(_Rows):
     ignore: Tensor = None  # type: ignore[assignment]
     area: Tensor | None = None
     masks: Tensor | None = None
+    proposals: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_boxes("Target", self.boxes, self.labels)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -12,7 +14,34 @@ from torch import Tensor, nn
 from ops.images import Batch
 from ops.structures import Detections, Target
 
-__all__ = ["Augmentation", "Detector", "Golden", "Recipe", "Spec"]
+__all__ = ["Augmentation", "Detector", "Golden", "Listener", "Recipe", "Spec", "listening", "stage"]
+
+Listener = Callable[[str], AbstractContextManager[Any]]
+"""Given the name of a stage, what surrounds it: a clock, as a rule."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Mark a part of a detector's work that harnesses time apart, such as `proposals`; costs nothing unheard."""
+    listener = _listener.get()
+    if listener is None:
+        yield
+        return
+    with listener(name):
+        yield
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Surround every `stage` that begins meanwhile with what `listener` gives for its name."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
 
 Augmentation = Callable[[Tensor, Target], tuple[Tensor, Target]]
 """Image float32 `[3, H, W]` in [0, 1] and its Target, to the same of any size. Chance comes from torch's generator."""
@@ -97,7 +126,8 @@ class Detector(nn.Module):
             if not self.trains_on_ignored:
                 target = target[~target.ignore]
             target = target.to(batch.pixels.device)
-            placed.append(replace(target, boxes=frame.to_network(target.boxes)))
+            proposals = None if target.proposals is None else frame.to_network(target.proposals)
+            placed.append(replace(target, boxes=frame.to_network(target.boxes), proposals=proposals))
         return placed
 
     @property

@@ -39,7 +39,7 @@ from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.parts.fpn import FPN, BackboneWithFPN
 from zoo.subsample import ClassChannels
-from zoo.two_stage.faster_rcnn import flip_half
+from zoo.two_stage.fast_rcnn import flip_half
 
 __all__ = [
     "RECIPE",

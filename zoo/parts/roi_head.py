@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import box_iou, roi_align, roi_pool
+from torchvision.ops import batched_nms, box_iou, roi_align, roi_pool
 
 from ops.coders import CenterSizeCoder
 from ops.match import threshold_match
@@ -159,13 +159,16 @@ class RoIHead(nn.Module):
         score_floor: float = 0.05,
         nms: float = 0.5,
         limit: int = 100,
+        hard: int | None = None,
+        hard_nms: float | None = None,
     ) -> None:
         """Build from the parts.
 
         Args:
             box_pool: Features of regions.
             box_head: `[R, C, size, size]` to what the predictor reads.
-            box_predictor: To logits `[R, C + 1]` and offsets `[R, C + 1, 4]`.
+            box_predictor: To logits `[R, C + 1]` and offsets `[R, C + 1, 4]`, or `[R, 2, 4]` or `[R, 1, 4]` where all
+                classes share a box, the last.
             overlap: A region that overlaps an object by at least this is a positive, any other a negative (2.3).
             samples: Regions an image that the losses look at (2.3).
             positive_share: Most of them that are positives.
@@ -174,6 +177,9 @@ class RoIHead(nn.Module):
             score_floor: A detection must score more than this.
             nms: Of two detections of one class that overlap by more, the lower-scoring goes.
             limit: Most detections an image.
+            hard: Look at all regions and learn from this many of largest loss an image, instead of a drawn sample
+                (OHEM, section 4).
+            hard_nms: Of two of those that overlap by more, only the one of larger loss counts (OHEM, section 4.2: .7).
         """
         super().__init__()
         self.box_pool = box_pool
@@ -182,22 +188,24 @@ class RoIHead(nn.Module):
         self.overlap, self.samples, self.positive_share, self.beta = overlap, samples, positive_share, beta
         self.coder = CenterSizeCoder(weights)
         self.score_floor, self.nms, self.limit = score_floor, nms, limit
+        self.hard, self.hard_nms = hard, hard_nms
 
     def sample(self, proposals: list[Tensor], targets: list[Target]) -> list[Samples]:
-        """Choose regions to learn from among the proposals and the objects themselves."""
+        """Choose regions to learn from among the proposals and the objects themselves; all of them for `hard`."""
         samples = []
         for proposed, target in zip(proposals, targets, strict=True):
             boxes = torch.cat([proposed, target.boxes])
             objects = threshold_match(box_iou(target.boxes, boxes), self.overlap, self.overlap)
-            rows = torch.cat(balanced_sample(objects >= 0, objects < 0, self.samples, self.positive_share))
-            objects = objects[rows]
+            if self.hard is None:
+                rows = torch.cat(balanced_sample(objects >= 0, objects < 0, self.samples, self.positive_share))
+                boxes, objects = boxes[rows], objects[rows]
             labels = torch.zeros_like(objects)
             labels[objects >= 0] = target.labels[objects[objects >= 0]] + 1
-            samples.append(Samples(boxes[rows], labels, objects))
+            samples.append(Samples(boxes, labels, objects))
         return samples
 
     def forward(self, maps: list[Tensor], boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits `[R, C + 1]` and offsets `[R, C + 1, 4]` of the regions of all images, image by image."""
+        """Logits `[R, C + 1]` and offsets `[R, K, 4]` of the regions of all images, image by image."""
         return self.predict(self.box_pool(maps, boxes))
 
     def predict(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,7 +216,10 @@ class RoIHead(nn.Module):
     def losses(
         self, logits: Tensor, offsets: Tensor, samples: list[Samples], targets: list[Target]
     ) -> dict[str, Tensor]:
-        """Cross entropy, and smooth L1 of the true class's box, both divided by the number of regions (2.3)."""
+        """Cross entropy, and smooth L1 of the true class's box, both divided by the number of regions (2.3).
+
+        With `hard`, it is the number of hard regions, and the others cost nothing.
+        """
         labels = torch.cat([sample.labels for sample in samples])
         boxes = torch.cat([sample.boxes for sample in samples])
         rows = (labels > 0).nonzero()[:, 0]
@@ -216,16 +227,34 @@ class RoIHead(nn.Module):
             target.boxes[sample.objects[sample.labels > 0]] for sample, target in zip(samples, targets, strict=True)
         ]
         wanted = self.coder.encode(torch.cat(found), boxes[rows])
-        share = 1 / max(1, len(labels))
-        return {
-            "class": share * F.cross_entropy(logits.float(), labels, reduction="sum"),
-            "boxes": share
-            * F.smooth_l1_loss(offsets.float()[rows, labels[rows]], wanted, beta=self.beta, reduction="sum"),
-        }
+        columns = labels[rows].clamp(max=offsets.shape[1] - 1)
+        class_loss = F.cross_entropy(logits.float(), labels, reduction="none")
+        apart = F.smooth_l1_loss(offsets.float()[rows, columns], wanted, beta=self.beta, reduction="none")
+        box_loss = torch.zeros_like(class_loss).index_add(0, rows, apart.sum(1))
+        if self.hard is not None:
+            chosen = self._hardest((class_loss + box_loss).detach(), samples)
+            class_loss, box_loss = class_loss[chosen], box_loss[chosen]
+        share = 1 / max(1, len(class_loss))
+        return {"class": share * class_loss.sum(), "boxes": share * box_loss.sum()}
+
+    def _hardest(self, losses: Tensor, samples: list[Samples]) -> Tensor:
+        """Rows of the `hard` regions of largest loss of each image, near duplicates left out."""
+        chosen, first = [], 0
+        for sample in samples:
+            own = losses[first : first + len(sample.boxes)]
+            if self.hard_nms is None:
+                rows = own.argsort(descending=True)
+            else:
+                rows = batched_nms(sample.boxes, own, sample.labels, self.hard_nms)
+            chosen.append(first + rows[: self.hard])
+            first += len(sample.boxes)
+        return torch.cat(chosen)
 
     def detect(self, logits: Tensor, offsets: Tensor, boxes: Tensor, inner: tuple[int, int]) -> Detections:
         """Detections of one image in network pixels, clipped to its `inner = (H, W)`."""
-        decoded = self.coder.decode(offsets[:, 1:].float(), boxes[:, None])
+        of_classes = offsets[:, 1:] if offsets.shape[1] == logits.shape[1] else offsets[:, -1:]
+        decoded = self.coder.decode(of_classes.float(), boxes[:, None])
+        decoded = decoded.expand(-1, logits.shape[1] - 1, -1)
         border = boxes.new_tensor(inner[::-1] * 2)
         decoded = torch.minimum(decoded.clamp(min=0), border)
         scores = logits.float().softmax(1)[:, 1:]

@@ -14,30 +14,21 @@ images, the losses of the proposal network are divided by the samples of the who
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ops.anchors import caffe_shapes
-from ops.augment import flip
-from ops.images import Batch, normalise, resize_short_side, stack
-from ops.structures import Detections, Target
+from ops.images import Batch
+from ops.structures import Target
 from zoo.backbones.small import SMALL_RECIPE, SmallNet
 from zoo.backbones.vgg import VGG16
-from zoo.detector import Detector, Recipe
-from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, RoIHead, Samples
+from zoo.detector import Recipe
+from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, RoIHead
 from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
-from zoo.subsample import ClassChannels
+from zoo.two_stage.fast_rcnn import FastRCNN, LastMap, TwoStageOutputs, flip_half
 
-__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "FasterRCNN", "TwoStageOutputs", "faster_rcnn_vgg16", "flip_half"]
-
-
-def flip_half(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror left and right, one time in two: all the augmentation that the two-stage papers use."""
-    return flip(image, target) if float(torch.rand(())) < 0.5 else (image, target)
-
+__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "FasterRCNN", "faster_rcnn_vgg16"]
 
 RECIPE = Recipe(
     batch=2,
@@ -69,97 +60,30 @@ SMALL: dict[str, Any] = {
 """For `shapes`: stride 8, anchors of 8 to 128 px, colours scaled so that statistics fit half precision."""
 
 
-@dataclass(frozen=True)
-class TwoStageOutputs:
-    """What both stages say.
+class FasterRCNN(FastRCNN):
+    """Fast R-CNN that proposes its own regions. The parts bring the constants; the builders below bring the parts."""
 
-    Attributes:
-        maps: Features, for heads that look at the final boxes.
-        rpn: The first stage.
-        regions: `[R_i, 4]` of each image in network pixels: proposals, or, given targets, the samples.
-        logits: `[sum R_i, C + 1]`, the background first.
-        offsets: `[sum R_i, C + 1, 4]`.
-        samples: What the regions are to be, given targets.
-    """
-
-    maps: list[Tensor]
-    rpn: RPNOutputs
-    regions: list[Tensor]
-    logits: Tensor
-    offsets: Tensor
-    samples: list[Samples] | None = None
-
-
-class FasterRCNN(Detector):
-    """Two stages over one backbone. The parts bring the constants; the builders below bring the parts."""
-
-    def __init__(
-        self,
-        num_classes: int,
-        *,
-        backbone: nn.Module,
-        rpn: RPN,
-        roi_heads: RoIHead,
-        short: int,
-        longest: int,
-        divisor: int = 1,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
-        caffe: bool = False,
-        cost_regions: int = 300,
-    ) -> None:
+    def __init__(self, num_classes: int, *, rpn: RPN, cost_regions: int = 300, **parts: Any) -> None:
         """Join the parts.
 
         Args:
             num_classes: Foreground classes.
-            backbone: Image `[B, 3, H, W]` to maps, those that `rpn` and `roi_heads` look at.
-            rpn: The first stage.
-            roi_heads: The second.
-            short: Images are resized to this shorter side,
-            longest: or less where the longer side would pass this.
-            divisor: Padded to a multiple of this.
-            mean: Of the colours.
-            std: Of the colours.
-            caffe: Whether colours are BGR bytes instead of RGB in [0, 1], and sides are rounded to the nearest.
+            rpn: The first stage, on maps of the same backbone.
             cost_regions: Proposals an image whose cost is counted.
+            parts: As `FastRCNN`.
         """
-        super().__init__(num_classes)
-        self.backbone = backbone
-        self.rpn = rpn
-        self.roi_heads = roi_heads
-        self.short, self.longest, self.divisor = short, longest, divisor
-        self.mean, self.std, self.caffe = tuple(mean), tuple(std), caffe
-        self.cost_regions = cost_regions
+        super().__init__(num_classes, proposer=None, cost_regions=cost_regions, **parts)
+        # In torchvision's order: backbone, first stage, second stage.
+        second = self.roi_heads
+        del self.roi_heads
+        self.rpn, self.roi_heads = rpn, second
 
-    def preprocess(self, images: list[Tensor]) -> Batch:
-        """Normalise, resize by the shorter side, pad at the bottom and right with the mean colour."""
-        peak = 255.0 if self.caffe else 1.0
-        colours = [normalise(image, self.mean, self.std, bgr=self.caffe, peak=peak) for image in images]
-        resized = [resize_short_side(image, self.short, self.longest, nearest=self.caffe) for image in colours]
-        return stack(resized, self.divisor)
-
-    def network(self, batch: Batch, targets: list[Target] | None = None) -> TwoStageOutputs:
-        """Propose, and classify the proposals; given targets, a sample of the proposals and of the objects."""
-        maps = self.backbone(batch.pixels)
+    def propose(
+        self, maps: list[Tensor], batch: Batch, targets: list[Target] | None
+    ) -> tuple[RPNOutputs | None, list[Tensor]]:
+        """What the first stage says, and its regions `[R_i, 4]` of each image in network pixels, the surest first."""
         first = self.rpn(maps, batch.size)
-        regions = self.rpn.propose(first, batch, training=targets is not None)
-        samples = None
-        if targets is not None:
-            samples = self.roi_heads.sample(regions, targets)
-            regions = [sample.boxes for sample in samples]
-        logits, offsets = self.roi_heads(maps, regions)
-        return TwoStageOutputs(maps, first, regions, logits, offsets, samples)
-
-    def postprocess(self, outputs: TwoStageOutputs, batch: Batch) -> list[Detections]:
-        """Decode a box a class, suppress within each class, and go back to the pixels of each image."""
-        counts = [len(regions) for regions in outputs.regions]
-        answers = []
-        for frame, regions, logits, offsets in zip(
-            batch.frames, outputs.regions, outputs.logits.split(counts), outputs.offsets.split(counts), strict=True
-        ):
-            found = self.roi_heads.detect(logits, offsets, regions, frame.inner)
-            answers.append(Detections(frame.to_image(found.boxes), found.scores, found.labels))
-        return answers
+        return first, self.rpn.propose(first, batch, training=targets is not None)
 
     def losses(self, outputs: TwoStageOutputs, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
         """Of both stages, weighted alike.
@@ -167,45 +91,20 @@ class FasterRCNN(Detector):
         Raises:
             ValueError: The outputs come from a network that was not given the targets.
         """
-        if outputs.samples is None:
-            raise ValueError("losses need outputs of network(batch, targets): it samples the regions to learn from")
-        first = self.rpn.losses(outputs.rpn, batch, targets)
-        return {**first, **self.roi_heads.losses(outputs.logits, outputs.offsets, outputs.samples, targets)}
+        second = super().losses(outputs, batch, targets)
+        assert outputs.rpn is not None
+        return {**self.rpn.losses(outputs.rpn, batch, targets), **second}
 
     def network_for_cost(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Both heads, the second on a fixed number of regions."""
         maps = self.backbone(batch.pixels)
         self.rpn.head(maps)
-        size = self.roi_heads.box_pool.size
-        pooled = maps[0].new_zeros((len(batch.frames) * self.cost_regions, maps[0].shape[1], size, size))
-        return self.roi_heads.predict(pooled)
-
-    def class_channels(self) -> dict[str, ClassChannels]:
-        """Where the classes lie: behind the background, each with a score and four offsets."""
-        return {
-            f"roi_heads.box_predictor.{layer}.{part}": ClassChannels(leading=1, inner=inner)
-            for layer, inner in (("cls_score", 1), ("bbox_pred", 4))
-            for part in ("weight", "bias")
-        }
+        return self.head_for_cost(maps)
 
     def num_boxes(self, size: tuple[int, int]) -> int:
         """Anchors at network input `(H, W)`, padded."""
         height, width = (-(-side // self.divisor) * self.divisor for side in size)
         return self.rpn.num_anchors((height, width))
-
-
-class _OneMap(nn.Module):
-    """The last map of a backbone alone; the first `frozen` children of its `stages` do not learn."""
-
-    def __init__(self, body: VGG16 | SmallNet, frozen: int = 0) -> None:
-        super().__init__()
-        self.body = body
-        for stage in list(body.stages)[:frozen]:
-            stage.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        maps: list[Tensor] = self.body(x)
-        return maps[-1:]
 
 
 def faster_rcnn_vgg16(
@@ -258,7 +157,7 @@ def faster_rcnn_vgg16(
     region_pool = RegionPool(stride, pool_size) if pool == "max" else PyramidAlign((stride,), pool_size)
     return FasterRCNN(
         num_classes,
-        backbone=_OneMap(body, frozen=2 if backbone == "vgg16" else 0),
+        backbone=LastMap(body, frozen=2 if backbone == "vgg16" else 0),
         rpn=RPN(
             RPNHead(channels, rpn_width, len(shapes), softmax=True),
             [shapes],

@@ -24,7 +24,8 @@ from zoo.parts.fpn import FPN, BackboneWithFPN
 from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RoIHead
 from zoo.parts.rpn import RPN, RPNHead
 from zoo.two_stage import faster_rcnn
-from zoo.two_stage.faster_rcnn import FasterRCNN, flip_half
+from zoo.two_stage.fast_rcnn import flip_half
+from zoo.two_stage.faster_rcnn import FasterRCNN
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "faster_rcnn_r50_fpn"]
 
