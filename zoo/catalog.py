@@ -52,6 +52,18 @@ _ROWS: tuple[Spec, ...] = (
         ),
     ),
     Spec(
+        name="faster_rcnn_vgg16_align",
+        build=faster_rcnn.faster_rcnn_vgg16_align,
+        year=2015,
+        paper="Ren, He, Girshick, Sun: Faster R-CNN, NIPS 2015, with RoIAlign (He et al.: Mask R-CNN, ICCV 2017)",
+        family="two-stage",
+        recipe=faster_rcnn.RECIPE,
+        small=faster_rcnn.SMALL,
+        small_recipe=faster_rcnn.SMALL_RECIPE,
+        input_size=(600, 800),
+        golden=Golden(parameters={20: 137_078_239}, boxes={(600, 800): 17_100}),
+    ),
+    Spec(
         name="faster_rcnn_r50_fpn",
         build=fpn.faster_rcnn_r50_fpn,
         year=2016,

@@ -51,7 +51,8 @@ class RegionPool:
 
     def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """Pool from the last of `maps`."""
-        return roi_pool(maps[-1], boxes, self.size, 1 / self.stride)
+        # torchvision's autocast covers RoIAlign only.
+        return roi_pool(maps[-1].float(), boxes, self.size, 1 / self.stride)
 
 
 @dataclass(frozen=True)

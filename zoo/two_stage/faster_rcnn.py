@@ -28,7 +28,14 @@ from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, 
 from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
 from zoo.two_stage.fast_rcnn import FastRCNN, LastMap, TwoStageOutputs, flip_half
 
-__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "FasterRCNN", "faster_rcnn_vgg16"]
+__all__ = [
+    "RECIPE",
+    "SMALL",
+    "SMALL_RECIPE",
+    "FasterRCNN",
+    "faster_rcnn_vgg16",
+    "faster_rcnn_vgg16_align",
+]
 
 RECIPE = Recipe(
     batch=2,
@@ -182,3 +189,13 @@ def faster_rcnn_vgg16(
         caffe=True,
         cost_regions=300,
     )
+
+
+def faster_rcnn_vgg16_align(num_classes: int, **changes: Any) -> FasterRCNN:
+    """Faster R-CNN on VGG-16 with RoIAlign in place of RoI pooling: Mask R-CNN's ablation (its table 2c, 2d) alone.
+
+    Args:
+        num_classes: Foreground classes.
+        changes: As `faster_rcnn_vgg16`.
+    """
+    return faster_rcnn_vgg16(num_classes, **{"pool": "align", **changes})
