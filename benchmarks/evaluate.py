@@ -17,6 +17,7 @@ from benchmarks import hardware
 from benchmarks.datasets import Dataset
 from benchmarks.metrics import load_detections, load_ground_truth, score
 from benchmarks.multiscale import MultiScale, protocol_named
+from benchmarks.proposals import remembering
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
 from zoo import CATALOG, build, checkpoints
@@ -234,7 +235,8 @@ def evaluate(
         subject = replace(subject, model=MultiScale(subject.model, chosen).eval())
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
-    rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
+    with remembering(subject.model, dataset, quiet=quiet):
+        rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
     truth = load_ground_truth(dataset.coco())
     if out is not None:
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))

@@ -30,6 +30,7 @@ from torch.utils.data import Dataset as TorchDataset
 from benchmarks import hardware
 from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.evaluate import dataset_id
+from benchmarks.proposals import proposer_of, with_proposals
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights, write_atomically
 from benchmarks.suite import BENCHMARKS
@@ -415,6 +416,8 @@ def train(
         "data": data.fingerprint,
         "precision": "bfloat16" if amp else "float32",
     }
+    if (proposer := proposer_of(model)) is not None:
+        dataset = with_proposals(dataset, proposer, quiet=quiet)
     if recipe is None:
         started = time.monotonic()
         model.fit(dataset, seed=seed)  # type: ignore[operator]
