@@ -80,6 +80,18 @@ _ROWS: tuple[Spec, ...] = (
         ),
     ),
     Spec(
+        name="faster_rcnn_r101_fpn",
+        build=fpn.faster_rcnn_r101_fpn,
+        year=2016,
+        paper="Lin, Dollár, Girshick, He, Hariharan, Belongie: Feature Pyramid Networks, CVPR 2017",
+        family="two-stage",
+        recipe=fpn.RECIPE,
+        small=None,
+        small_recipe=None,
+        input_size=(800, 1088),
+        golden=Golden(parameters={90: 60_695_190, 80: 60_643_940}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
         name="ssd300_vgg16",
         build=ssd.ssd300_vgg16,
         year=2015,

@@ -17,6 +17,7 @@ from ops.images import Batch, Frame
 from ops.structures import Target
 from tests.contract import assert_is_detector, assert_overfits, empty_target
 from zoo import CATALOG, build
+from zoo.parts.roi_head import PyramidAlign
 from zoo.two_stage.faster_rcnn import FasterRCNN
 from zoo.two_stage.fpn import faster_rcnn_r50_fpn
 
@@ -238,3 +239,18 @@ def test_catalog_row() -> None:
     spec = CATALOG["faster_rcnn_r50_fpn"]
     assert spec.input_size == (800, 1088)
     assert spec.golden.parameters[90] == 41_755_286
+
+
+def test_resnet_101_is_a_row_of_its_own() -> None:
+    with torch.device("meta"):
+        model, same = build("faster_rcnn_r101_fpn", 90), faster_rcnn_r50_fpn(90, depth=101)
+    assert [(k, v.shape) for k, v in model.state_dict().items()] == [(k, v.shape) for k, v in same.state_dict().items()]
+
+
+def test_level_of_a_region() -> None:
+    """Worked examples; where two levels have one stride, a region is still one level further for each doubling."""
+    sides = torch.tensor([20, 111.9, 112, 223, 224, 447, 448, 2000])
+    boxes = torch.stack([torch.full_like(sides, 7), torch.full_like(sides, 5), 7 + sides, 5 + sides], 1)
+    for strides in ((4, 8, 16, 32), (4, 8, 16, 16)):
+        assert PyramidAlign(strides).levels(boxes).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert PyramidAlign((8, 16, 32)).levels(boxes).tolist() == [0, 0, 0, 0, 1, 1, 2, 2]

@@ -5,6 +5,7 @@ https://arxiv.org/abs/1612.03144): strong features from the top join fine ones f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -17,18 +18,21 @@ class FPN(FeaturePyramidNetwork):
     """torchvision's pyramid over a list of maps; it also reads the names of torchvision's older checkpoints.
 
     Laterals are 1x1 with bias, the coarser map is enlarged to the nearest pixel, and each sum is smoothed by a 3x3.
+    Maps of one size are added as they are.
     """
 
-    def __init__(self, inputs: Sequence[int], width: int = 256, extra: ExtraFPNBlock | None = None) -> None:
+    def __init__(
+        self, inputs: Sequence[int], width: int = 256, extra: ExtraFPNBlock | Literal["pool"] | None = "pool"
+    ) -> None:
         """Build for maps of `inputs` channels, the finest first.
 
         Args:
             inputs: Channels of each map.
             width: Channels of each level.
-            extra: What makes the levels beyond the coarsest map. Left out, it is one level that takes every second
+            extra: What makes the levels beyond the coarsest map, if any. `pool` is one level that takes every second
                 pixel of the last, for proposals only (section 4.1).
         """
-        super().__init__(list(inputs), width, extra_blocks=LastLevelMaxPool() if extra is None else extra)
+        super().__init__(list(inputs), width, extra_blocks=LastLevelMaxPool() if extra == "pool" else extra)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Maps to levels `[B, width, H_i, W_i]`, the finest first; the extra ones come last."""

@@ -74,11 +74,11 @@ class PyramidAlign:
     canonical_stride: int = 16
 
     def levels(self, boxes: Tensor) -> Tensor:
-        """Index into `strides` of each of the boxes `[N, 4]`."""
+        """Index into `strides` of each of the boxes `[N, 4]`: one further for each doubling of the side."""
         side = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
         level = torch.floor(math.log2(self.canonical_stride) + torch.log2(side / self.canonical) + 1e-6)
-        finest, coarsest = math.log2(self.strides[0]), math.log2(self.strides[-1])
-        return (level.clamp(finest, coarsest) - finest).long()
+        finest = math.log2(self.strides[0])
+        return (level - finest).clamp(0, len(self.strides) - 1).long()
 
     def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """Pool from the first `len(strides)` of `maps`."""

@@ -12,22 +12,24 @@ batch of two).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
+
+from torch import nn
 
 from ops.anchors import pyramid_shapes
 from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
 from zoo.detector import Recipe
 from zoo.parts.fpn import FPN, BackboneWithFPN
-from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RoIHead
+from zoo.parts.roi_head import BoxHead, BoxPredictor, Pool, PyramidAlign, RoIHead
 from zoo.parts.rpn import RPN, RPNHead
 from zoo.two_stage import faster_rcnn
 from zoo.two_stage.fast_rcnn import flip_half
 from zoo.two_stage.faster_rcnn import FasterRCNN
 
-__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "faster_rcnn_r50_fpn"]
+__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "faster_rcnn_r50_fpn", "faster_rcnn_r101_fpn", "on_pyramid"]
 
 RECIPE = Recipe(
     batch=16,
@@ -62,14 +64,14 @@ SMALL: dict[str, Any] = {
 SMALL_RECIPE = replace(faster_rcnn.SMALL_RECIPE, steps=2_400)
 
 
-def faster_rcnn_r50_fpn(
+def on_pyramid(
     num_classes: int,
+    backbone: nn.Module,
+    strides: Sequence[int],
     *,
-    backbone: Literal["resnet", "small"] = "resnet",
-    depth: int = 50,
-    trainable: int = 3,
-    norm_eps: float = 1e-5,
-    widths: Sequence[int] = (16, 24, 40, 64, 64),
+    kind: Callable[..., FasterRCNN] = FasterRCNN,
+    box_pool: Pool | None = None,
+    box_head: nn.Module | None = None,
     width: int = 256,
     sizes: Sequence[float] = (32, 64, 128, 256, 512),
     ratios: Sequence[float] = (0.5, 1.0, 2.0),
@@ -83,17 +85,17 @@ def faster_rcnn_r50_fpn(
     short: int = 800,
     longest: int = 1_333,
 ) -> FasterRCNN:
-    """Faster R-CNN on ResNet-50 and a feature pyramid.
+    """Both stages over any backbone that gives the levels of a pyramid; improvements of the pyramid begin here.
 
     Args:
-        num_classes: Foreground classes; torchvision's checkpoint for COCO has 90.
-        backbone: ResNet, its normalisation frozen, or the zoo's small network, all of which learns.
-        depth: Of the ResNet.
-        trainable: How many of its five parts learn, counted from the end.
-        norm_eps: Of its normalisation; torchvision's checkpoint for COCO needs 0.
-        widths: Channels of the small network.
-        width: Channels of the pyramid and of the proposal network.
-        sizes: Of the anchors on each level, the last being one beyond the coarsest map (4.1).
+        num_classes: Foreground classes.
+        backbone: Image to levels `[B, width, H_i, W_i]`, the finest first.
+        strides: Of the levels; the last is for proposals only.
+        kind: Class of the detector, or what else joins the parts.
+        box_pool: Features of regions. Left out, each region is pooled from one level.
+        box_head: From them to `head_width` features. Left out, it is two fully connected layers.
+        width: Channels of the levels and of the proposal network.
+        sizes: Of the anchors on each level (4.1).
         ratios: Of the anchors, height over width.
         before_nms: Proposals a level before suppression, in training and in testing.
         after_nms: Proposals an image after it.
@@ -105,26 +107,21 @@ def faster_rcnn_r50_fpn(
         short: Shorter side of the input.
         longest: Longest side of the input.
     """
-    if backbone == "resnet":
-        body: ResNet | SmallNet = ResNet(depth, trainable=trainable, norm_eps=norm_eps)
-    else:
-        body = SmallNet(tuple(widths))
-    shapes = [pyramid_shapes((size,), ratios) for size in sizes]
-    return FasterRCNN(
+    return kind(
         num_classes,
-        backbone=BackboneWithFPN(body, FPN(body.channels, width)),
+        backbone=backbone,
         rpn=RPN(
             RPNHead(width, width, len(ratios)),
-            shapes,
-            [*body.strides, 2 * body.strides[-1]],
+            [pyramid_shapes((size,), ratios) for size in sizes],
+            strides,
             centred=False,
             before_nms=(before_nms[0], before_nms[1]),
             after_nms=(after_nms[0], after_nms[1]),
             samples=anchor_samples,
         ),
         roi_heads=RoIHead(
-            PyramidAlign(body.strides, pool_size, canonical=canonical),
-            BoxHead(width * pool_size**2, head_width),
+            box_pool or PyramidAlign(strides[:-1], pool_size, canonical=canonical),
+            box_head or BoxHead(width * pool_size**2, head_width),
             BoxPredictor(head_width, num_classes),
             samples=samples,
             beta=1 / 9,
@@ -134,3 +131,50 @@ def faster_rcnn_r50_fpn(
         divisor=32,
         cost_regions=1_000,
     )
+
+
+def faster_rcnn_r50_fpn(
+    num_classes: int,
+    *,
+    backbone: Literal["resnet", "small"] = "resnet",
+    depth: int = 50,
+    groups: int = 1,
+    group_width: int = 64,
+    trainable: int = 3,
+    norm_eps: float = 1e-5,
+    widths: Sequence[int] = (16, 24, 40, 64, 64),
+    width: int = 256,
+    **settings: Any,
+) -> FasterRCNN:
+    """Faster R-CNN on ResNet-50 and a feature pyramid.
+
+    Args:
+        num_classes: Foreground classes; torchvision's checkpoint for COCO has 90.
+        backbone: ResNet, its normalisation frozen, or the zoo's small network, all of which learns.
+        depth: Of the ResNet.
+        groups: Of its 3x3 convolutions; more than one is ResNeXt,
+        group_width: whose first groups have so many channels each.
+        trainable: How many of its five parts learn, counted from the end.
+        norm_eps: Of its normalisation; torchvision's checkpoint for COCO needs 0.
+        widths: Channels of the small network.
+        width: Channels of the pyramid and of the proposal network.
+        settings: As `on_pyramid`.
+    """
+    if backbone == "resnet":
+        body: ResNet | SmallNet = ResNet(
+            depth, trainable=trainable, norm_eps=norm_eps, groups=groups, group_width=group_width
+        )
+    else:
+        body = SmallNet(tuple(widths))
+    pyramid = BackboneWithFPN(body, FPN(body.channels, width))
+    return on_pyramid(num_classes, pyramid, [*body.strides, 2 * body.strides[-1]], width=width, **settings)
+
+
+def faster_rcnn_r101_fpn(num_classes: int, **changes: Any) -> FasterRCNN:
+    """Faster R-CNN on ResNet-101 and a feature pyramid.
+
+    Args:
+        num_classes: Foreground classes.
+        changes: As `faster_rcnn_r50_fpn`.
+    """
+    return faster_rcnn_r50_fpn(num_classes, **{"depth": 101, **changes})
