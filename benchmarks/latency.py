@@ -1,7 +1,9 @@
 """How long one detection takes: preprocess, network and postprocess apart and end to end, on real images in order.
 
 The clock starts with a decoded image in host memory and stops with detections in host memory, so that on CUDA the
-copy in counts to `preprocess` and the copy out to `postprocess`. Raw samples are kept; statistics are derived.
+copy in counts to `preprocess` and the copy out to `postprocess`. Parts that a detector marks (`zoo.detector.stage`:
+its proposals) are stages of their own, and the stage that holds them is without them. Raw samples are kept; statistics
+are derived.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,20 +22,24 @@ import torch
 from torch import Tensor
 
 from benchmarks.hardware import WarmUp
+from benchmarks.proposals import Memory, proposer_of
 from ops.structures import Target
-from zoo.detector import Detector
+from zoo.detector import Detector, listening
 
 __all__ = [
     "STAGES",
     "ForeignLoad",
     "LatencyResult",
+    "by_stage",
     "fixed_threads",
     "is_steady",
     "measure_latency",
     "summarise",
+    "time_call",
 ]
 
 STAGES = ("preprocess", "network", "postprocess", "end_to_end")
+"""Of every detector. Those that propose regions have `proposals` besides, which `network` then leaves out."""
 
 _ENOUGH = {"p90": 10, "p95": 20, "p99": 100}
 """Samples from which a percentile is stated: at least one sample must lie beyond it."""
@@ -50,7 +56,8 @@ class LatencyResult:
     """What was measured and how.
 
     Attributes:
-        samples: Seconds of each call, by stage (`STAGES`), in the order of the images.
+        samples: Seconds of each call, by stage (`STAGES`, and `proposals` where the detector marks them), in the order
+            of the images.
         warmup_samples: Seconds end to end of each call of the warm-up.
         converged: Whether the warm-up ended steady. If not, the samples may still fall or rise.
         foreign_load: Processor cores that other processes kept busy during the samples, on average.
@@ -95,7 +102,8 @@ def measure_latency(
         progress: Called with calls done and calls in all (of the measured part).
 
     Raises:
-        ValueError: The set is empty, or one of the numbers is not positive, or no batch can be filled.
+        ValueError: The set is empty, or one of the numbers is not positive, or no batch can be filled, or the detector
+            takes its proposals from a memory.
     """
     if min(images, batch, 1 if threads is None else threads) < 1:
         raise ValueError(f"need at least 1 image, thread and image a batch, got {images}, {threads} and {batch}")
@@ -106,15 +114,18 @@ def measure_latency(
     model.to(device).eval()
     pictures = [dataset[index][0] for index in range(images)]
     calls = [pictures[start : start + batch] for start in range(0, images - batch + 1, batch)]
-    time_call = _time_on_cuda if device.type == "cuda" else _time_on_host
+    if isinstance(proposer := proposer_of(model), Memory):
+        raise ValueError("proposals out of a memory cannot be timed; give the detector its proposer back")
 
+    if proposer is not None:
+        # What it imports at its first use must be there when threads are set.
+        proposer(pictures[0])
     with torch.inference_mode(), fixed_threads(threads) as fixed:
         warm, converged = _warm_up(lambda turn: time_call(model, calls[turn], device)["end_to_end"], len(calls), warmup)
-        samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        rows = []
         load = ForeignLoad()
         for done, call in enumerate(calls, start=1):
-            for stage, seconds in time_call(model, call, device).items():
-                samples[stage].append(seconds)
+            rows.append(time_call(model, call, device))
             if progress is not None:
                 progress(done, len(calls))
         foreign = load.cores()
@@ -128,7 +139,14 @@ def measure_latency(
         "clock": "events, host clock end to end" if device.type == "cuda" else "host clock",
         "warmup": {**warmup.model_dump(), "calls": len(warm)},
     }
-    return LatencyResult(samples, warm, converged, foreign, protocol)
+    return LatencyResult(by_stage(rows), warm, converged, foreign, protocol)
+
+
+def by_stage(calls: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Samples by stage from stages by call, the parts behind the network; a part that a call lacks took no time."""
+    parts = dict.fromkeys(name for call in calls for name in call if name not in STAGES)
+    names = (*STAGES[:2], *parts, *STAGES[2:])
+    return {name: [call.get(name, 0.0) for call in calls] for name in names}
 
 
 def summarise(seconds: Sequence[float]) -> dict[str, float | int | None]:
@@ -169,34 +187,91 @@ def _warm_up(call: Callable[[int], float], calls: int, rule: WarmUp) -> tuple[li
     return seconds, False
 
 
+class _Clock:
+    """Times the three stages of one call, and apart from them the parts that the detector marks by `stage`.
+
+    Args:
+        now: A mark on the clock: seconds, or an event.
+    """
+
+    def __init__(self, now: Callable[[], Any]) -> None:
+        self._now = now
+        self._marks: list[Any] = []
+        self._parts: list[tuple[str, int, Any, Any]] = []
+        self._within = False
+
+    def mark(self) -> None:
+        """The border of two stages."""
+        self._marks.append(self._now())
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Surround a part; what it holds in turn is not told apart."""
+        if self._within:
+            yield
+            return
+        self._within, begin = True, self._now()
+        try:
+            yield
+        finally:
+            self._within = False
+        self._parts.append((name, len(self._marks) - 1, begin, self._now()))
+
+    def seconds(self, between: Callable[[Any, Any], float]) -> dict[str, float]:
+        """By stage, parts behind the network; a part's time is taken out of the stage that holds it."""
+        stages = [between(before, after) for before, after in itertools.pairwise(self._marks)]
+        parts: dict[str, float] = {}
+        for name, holder, begin, end in self._parts:
+            length = between(begin, end)
+            stages[holder] -= length
+            parts[name] = parts.get(name, 0.0) + length
+        preprocess, network, postprocess = stages
+        return {"preprocess": preprocess, "network": network, **parts, "postprocess": postprocess}
+
+
+def time_call(model: Detector, images: list[Tensor], device: torch.device) -> dict[str, float]:
+    """Seconds of one call by stage: `STAGES`, and the parts that the detector marks, such as `proposals`."""
+    return (_time_on_cuda if device.type == "cuda" else _time_on_host)(model, images, device)
+
+
 def _time_on_host(model: Detector, images: list[Tensor], device: torch.device) -> dict[str, float]:
+    clock = _Clock(time.perf_counter)
     start = time.perf_counter()
-    batch = model.preprocess(images)
-    prepared = time.perf_counter()
-    outputs = model.network(batch)
-    computed = time.perf_counter()
-    model.postprocess(outputs, batch)
+    with listening(clock):
+        clock.mark()
+        batch = model.preprocess(images)
+        clock.mark()
+        outputs = model.network(batch)
+        clock.mark()
+        model.postprocess(outputs, batch)
+        clock.mark()
     end = time.perf_counter()
-    return dict(zip(STAGES, (prepared - start, computed - prepared, end - computed, end - start), strict=True))
+    return {**clock.seconds(lambda before, after: after - before), "end_to_end": end - start}
 
 
 def _time_on_cuda(model: Detector, images: list[Tensor], device: torch.device) -> dict[str, float]:
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
     stream = torch.cuda.current_stream(device)
+
+    def now() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(stream)
+        return event
+
+    clock = _Clock(now)
     torch.cuda.synchronize(device)
     start = time.perf_counter()
-    marks[0].record(stream)
-    batch = model.preprocess([image.to(device) for image in images])
-    marks[1].record(stream)
-    outputs = model.network(batch)
-    marks[2].record(stream)
-    for answer in model.postprocess(outputs, batch):
-        answer.to("cpu")
-    marks[3].record(stream)
+    with listening(clock):
+        clock.mark()
+        batch = model.preprocess([image.to(device) for image in images])
+        clock.mark()
+        outputs = model.network(batch)
+        clock.mark()
+        for answer in model.postprocess(outputs, batch):
+            answer.to("cpu")
+        clock.mark()
     torch.cuda.synchronize(device)
     end = time.perf_counter()
-    stages = [before.elapsed_time(after) / 1000 for before, after in itertools.pairwise(marks)]
-    return dict(zip(STAGES, (*stages, end - start), strict=True))
+    return {**clock.seconds(lambda before, after: before.elapsed_time(after) / 1000), "end_to_end": end - start}
 
 
 @contextlib.contextmanager
