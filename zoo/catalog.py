@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import faster_rcnn, fpn
+from zoo.two_stage import fast_rcnn, faster_rcnn, fpn
 
 __all__ = ["CATALOG"]
 
@@ -34,6 +34,19 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(128, 64),
         golden=Golden(parameters={1: 0}, boxes={(128, 64): 1}, macs={(1, 128, 64): 446_148}),
+    ),
+    Spec(
+        name="fast_rcnn_vgg16",
+        build=fast_rcnn.fast_rcnn_vgg16,
+        year=2015,
+        paper="Girshick: Fast R-CNN, ICCV 2015",
+        family="two-stage",
+        recipe=fast_rcnn.RECIPE,
+        small=fast_rcnn.SMALL,
+        small_recipe=fast_rcnn.SMALL_RECIPE,
+        input_size=(600, 1000),
+        # 183.9 G in the convolutions, whose maps round up, and 0.120 G in the head for each of 2,000 proposals.
+        golden=Golden(parameters={20: 134_690_729, 80: 135_919_829}, macs={(20, 600, 1000): 423_804_800_000}),
     ),
     Spec(
         name="faster_rcnn_vgg16",

@@ -111,12 +111,15 @@ class BoxHead(nn.Module):
 
 
 class BoxPredictor(nn.Module):
-    """Scores of the background and the classes, and a box for each of them (that of the background is never read)."""
+    """Scores of the background and the classes, and a box for each of them (that of the background is never read).
 
-    def __init__(self, inputs: int, num_classes: int) -> None:
+    With `shared`, there is one box for all classes.
+    """
+
+    def __init__(self, inputs: int, num_classes: int, *, shared: bool = False) -> None:
         super().__init__()
         self.cls_score = nn.Linear(inputs, num_classes + 1)
-        self.bbox_pred = nn.Linear(inputs, 4 * (num_classes + 1))
+        self.bbox_pred = nn.Linear(inputs, 4 * (1 if shared else num_classes + 1))
         # Fast R-CNN, section 2.3.
         nn.init.normal_(self.cls_score.weight, std=0.01)
         nn.init.normal_(self.bbox_pred.weight, std=0.001)
@@ -124,7 +127,7 @@ class BoxPredictor(nn.Module):
         nn.init.zeros_(self.bbox_pred.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`[R, inputs]` to logits `[R, C + 1]` and offsets `[R, C + 1, 4]`."""
+        """`[R, inputs]` to logits `[R, C + 1]` and offsets `[R, C + 1, 4]`, or `[R, 1, 4]` where they are shared."""
         return self.cls_score(x), self.bbox_pred(x).unflatten(1, (-1, 4))
 
 
@@ -153,8 +156,9 @@ class RoIHead(nn.Module):
         box_predictor: nn.Module,
         *,
         overlap: float = 0.5,
-        samples: int = 128,
+        samples: int | None = 128,
         positive_share: float = 0.25,
+        background: float = 0.0,
         beta: float = 1.0,
         weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0),
         score_floor: float = 0.05,
@@ -171,8 +175,10 @@ class RoIHead(nn.Module):
             box_predictor: To logits `[R, C + 1]` and offsets `[R, C + 1, 4]`, or `[R, 2, 4]` or `[R, 1, 4]` where all
                 classes share a box, the last.
             overlap: A region that overlaps an object by at least this is a positive, any other a negative (2.3).
-            samples: Regions an image that the losses look at (2.3).
+            samples: Regions an image that the losses look at (2.3); None for all of them.
             positive_share: Most of them that are positives.
+            background: Negatives overlap an object by at least this: .1 in Fast R-CNN (2.3), where that is the hard
+                mining. Regions that overlap less are not learned from.
             beta: Where the smooth L1 loss turns from square to straight (2.3).
             weights: Of the box offsets.
             score_floor: A detection must score more than this.
@@ -187,18 +193,23 @@ class RoIHead(nn.Module):
         self.box_head = box_head
         self.box_predictor = box_predictor
         self.overlap, self.samples, self.positive_share, self.beta = overlap, samples, positive_share, beta
+        self.background = background
         self.coder = CenterSizeCoder(weights)
         self.score_floor, self.nms, self.limit = score_floor, nms, limit
         self.hard, self.hard_nms = hard, hard_nms
 
     def sample(self, proposals: list[Tensor], targets: list[Target]) -> list[Samples]:
-        """Choose regions to learn from among the proposals and the objects themselves; all of them for `hard`."""
+        """Choose regions to learn from among the proposals and the objects themselves; with `hard`, all of them."""
         samples = []
         for proposed, target in zip(proposals, targets, strict=True):
             boxes = torch.cat([proposed, target.boxes])
-            objects = threshold_match(box_iou(target.boxes, boxes), self.overlap, self.overlap)
-            if self.hard is None:
-                rows = torch.cat(balanced_sample(objects >= 0, objects < 0, self.samples, self.positive_share))
+            overlaps = box_iou(target.boxes, boxes)
+            objects = threshold_match(overlaps, self.overlap, self.overlap)
+            if self.hard is None and self.samples is not None:
+                negative = objects < 0
+                if self.background > 0:
+                    negative &= (overlaps >= self.background).any(0)
+                rows = torch.cat(balanced_sample(objects >= 0, negative, self.samples, self.positive_share))
                 boxes, objects = boxes[rows], objects[rows]
             labels = torch.zeros_like(objects)
             labels[objects >= 0] = target.labels[objects[objects >= 0]] + 1

@@ -21,12 +21,12 @@ from torch import Tensor
 from ops.anchors import caffe_shapes
 from ops.images import Batch
 from ops.structures import Target
-from zoo.backbones.small import SMALL_RECIPE, SmallNet
-from zoo.backbones.vgg import VGG16
+from zoo.backbones.small import SMALL_RECIPE
 from zoo.detector import Recipe
 from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, RoIHead
 from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
-from zoo.two_stage.fast_rcnn import FastRCNN, LastMap, TwoStageOutputs, flip_half
+from zoo.two_stage import fast_rcnn
+from zoo.two_stage.fast_rcnn import BGR_MEAN, FastRCNN, LastMap, TwoStageOutputs, flip_half
 
 __all__ = [
     "RECIPE",
@@ -51,18 +51,12 @@ RECIPE = Recipe(
 )
 
 SMALL: dict[str, Any] = {
-    "backbone": "small",
+    **fast_rcnn.SMALL,
     "scales": (1, 2, 4, 8, 16),
     "rpn_width": 64,
     "before_nms": (600, 300),
     "after_nms": (200, 100),
     "min_side": 3.0,
-    "head_width": 112,
-    "dropout": 0.0,
-    "samples": 48,
-    "short": 160,
-    "longest": 160,
-    "std": 57.0,
 }
 """For `shapes`: stride 8, anchors of 8 to 128 px, colours scaled so that statistics fit half precision."""
 
@@ -155,16 +149,13 @@ def faster_rcnn_vgg16(
         longest: Longest side of the input.
         std: What colours are divided by, after the mean is taken off.
     """
-    if backbone == "vgg16":
-        body: VGG16 | SmallNet = VGG16(ceil_mode=True)
-    else:
-        body = SmallNet(tuple(widths))
-    stride, channels = body.strides[-1], body.channels[-1]
+    body = LastMap.of(backbone, widths)
+    stride, channels = body.stride, body.channels
     shapes = caffe_shapes(stride, ratios, scales)
     region_pool = RegionPool(stride, pool_size) if pool == "max" else PyramidAlign((stride,), pool_size)
     return FasterRCNN(
         num_classes,
-        backbone=LastMap(body, frozen=2 if backbone == "vgg16" else 0),
+        backbone=body,
         rpn=RPN(
             RPNHead(channels, rpn_width, len(shapes), softmax=True),
             [shapes],
@@ -184,7 +175,7 @@ def faster_rcnn_vgg16(
         ),
         short=short,
         longest=longest,
-        mean=(102.9801, 115.9465, 122.7717),
+        mean=BGR_MEAN,
         std=(std, std, std),
         caffe=True,
         cost_regions=300,
