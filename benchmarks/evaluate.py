@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
-from benchmarks.metrics import load_detections, load_ground_truth, score
+from benchmarks.metrics import load_detections, load_ground_truth, proposal_recall, score
+from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
 from benchmarks.multiscale import MultiScale, protocol_named
 from benchmarks.proposals import remembering
 from benchmarks.provenance import commit, sha256, versions
@@ -23,7 +27,16 @@ from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomic
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
 
-__all__ = ["EvaluationError", "Subject", "category_of_label", "dataset_id", "detect", "evaluate", "load_subject"]
+__all__ = [
+    "EvaluationError",
+    "Subject",
+    "category_of_label",
+    "dataset_id",
+    "detect",
+    "evaluate",
+    "load_subject",
+    "propose",
+]
 
 
 class EvaluationError(ValueError):
@@ -192,6 +205,31 @@ def detect(
     return rows
 
 
+def propose(
+    model: Detector, dataset: Dataset, *, device: str = "cpu", quiet: bool = False
+) -> dict[int | str, NDArray[np.float64]]:
+    """By image id the regions that a detector looks at, x, y, width, height `[P, 4]`, the likeliest first.
+
+    Raises:
+        EvaluationError: It looks at no regions.
+    """
+    ask: Callable[[list[Tensor]], list[Tensor]] | None = getattr(model, "proposals", None)
+    if ask is None:
+        raise EvaluationError(f"{type(model).__name__} proposes no regions")
+    model.to(device).eval()
+    indices: Iterable[int] = range(len(dataset))
+    if not quiet:
+        indices = track(list(indices), description="proposing", console=Console(stderr=True))
+    found: dict[int | str, NDArray[np.float64]] = {}
+    for index in indices:
+        with torch.inference_mode():
+            (boxes,) = ask([dataset[index][0].to(device)])
+        boxes = boxes.double().cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        found[dataset.image_ids[index]] = boxes.numpy()
+    return found
+
+
 def dataset_id(dataset: Dataset) -> DatasetId:
     """What a Record says of a dataset."""
     return DatasetId(
@@ -216,7 +254,8 @@ def evaluate(
 ) -> Record:
     """Detect, score and make the Record; with `out`, write `detections.json`, `metrics.json` and the Record there.
 
-    What is scored is what was written: both go through the same reader.
+    What is scored is what was written: both go through the same reader. Of a detector that looks at regions the recall
+    of these is measured too, from a second pass over the images that ends with the regions.
 
     Args:
         subject: What detects.
@@ -237,11 +276,16 @@ def evaluate(
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
     with remembering(subject.model, dataset, quiet=quiet):
         rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
+        proposes = hasattr(subject.model, "proposals")
+        regions = propose(subject.model, dataset, device=device, quiet=quiet) if proposes else None
     truth = load_ground_truth(dataset.coco())
     if out is not None:
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
     metrics = score(truth, load_detections(rows, truth))
     protocol = metrics.pop("protocol", {})
+    if regions is not None:
+        metrics["proposals"] = proposal_recall(truth, regions)
+        protocol["proposals"] = PROPOSALS
     record = Record(
         kind="accuracy",
         detector=subject.name,

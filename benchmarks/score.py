@@ -53,6 +53,12 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         for part in (scores["stats"], scores["fd"], scores["voc"])
         if any(value is not None for value in part.values())
     ]
+    if "proposals" in scores:
+        found = dict(scores["proposals"])
+        counts = {"proposals an image": f"{found.pop('per_image'):.1f}", "most": str(found.pop("most"))}
+        shares = dict(zip(found, _percent(found.values()), strict=True))
+        rows = [list(shares.values()) + list(counts.values())]
+        blocks.append(tabulate(rows, headers=[*shares, *counts], disable_numparse=True, stralign="right"))
     classes = scores["per_class"]
     columns = [
         key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())

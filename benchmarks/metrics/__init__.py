@@ -19,6 +19,7 @@ from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError, load
 from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
 from benchmarks.metrics.masks import mask_ap
 from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, Matches, match
+from benchmarks.metrics.proposals import proposal_recall
 from benchmarks.metrics.voc import voc_average_precision
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "load_ground_truth",
     "mask_ap",
     "match",
+    "proposal_recall",
     "score",
 ]
 
