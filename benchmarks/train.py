@@ -399,6 +399,8 @@ def train(
     settings = {**(spec.small or {} if small else {}), **(overrides or {})}
     torch.manual_seed(_seed(seed, _START))
     model = build(detector, num_classes, small=small, **(overrides or {}))
+    if model.trains_on_masks:
+        dataset = dataset.with_masks()
     recipe = spec.small_recipe if small else spec.recipe
     if recipe is None and not hasattr(model, "fit"):
         raise TrainingError(f"{detector}: its paper's training is not part of the zoo; train the small size")

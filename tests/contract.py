@@ -20,6 +20,14 @@ def toy_images(seed: int = 0, sizes: tuple[tuple[int, int], ...] = ((120, 160), 
     return [torch.rand((3, *size), generator=generator) for size in sizes]
 
 
+def filled(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Masks bool `[M, H, W]` of objects that fill their boxes of whole pixels."""
+    masks = torch.zeros((len(boxes), *size), dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = True
+    return masks
+
+
 def empty_target() -> Target:
     return Target(torch.zeros((0, 4)), torch.zeros(0, dtype=torch.int64))
 
@@ -62,7 +70,8 @@ def assert_is_detector(model: Detector) -> None:
     for a, b in zip(first, second, strict=True):
         assert torch.equal(a.boxes, b.boxes), "the same images must give the same detections"
 
-    some = Target(torch.tensor([[20.0, 30.0, 90.0, 100.0], [60.0, 20.0, 110.0, 60.0]]), torch.tensor([0, 0]))
+    boxes = torch.tensor([[20.0, 30.0, 90.0, 100.0], [60.0, 20.0, 110.0, 60.0]])
+    some = Target(boxes, torch.tensor([0, 0]), masks=filled(boxes, (120, 160)) if model.trains_on_masks else None)
     for targets in ([some, empty_target()], [empty_target(), empty_target()]):
         for training in (True, False):
             model.train(training)
@@ -157,7 +166,8 @@ def squares(count: int = 4, size: int = 128, seed: int = 0) -> tuple[list[Tensor
             boxes.append([x, y, x + side, y + side])
             labels.append(label)
         images.append(image)
-        targets.append(Target(torch.tensor(boxes, dtype=torch.float32), torch.tensor(labels)))
+        sides = torch.tensor(boxes, dtype=torch.float32)
+        targets.append(Target(sides, torch.tensor(labels), masks=filled(sides, (size, size))))
     return images, targets
 
 

@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import fast_rcnn, faster_rcnn, fpn
+from zoo.two_stage import fast_rcnn, faster_rcnn, fpn, mask_rcnn
 
 __all__ = ["CATALOG"]
 
@@ -203,6 +203,46 @@ _ROWS: tuple[Spec, ...] = (
             boxes={(416, 416): 845},
             macs={(20, 416, 416): 3_485_520_896, (80, 416, 416): 2_703_221_248},
         ),
+    ),
+    Spec(
+        name="mask_rcnn_r50_fpn",
+        build=mask_rcnn.mask_rcnn_r50_fpn,
+        year=2017,
+        paper="He, Gkioxari, Dollár, Girshick: Mask R-CNN, ICCV 2017",
+        family="two-stage",
+        recipe=mask_rcnn.RECIPE,
+        small=mask_rcnn.SMALL,
+        small_recipe=mask_rcnn.SMALL_RECIPE,
+        input_size=(800, 1088),
+        golden=Golden(
+            parameters={90: 44_401_393, 80: 44_347_573},
+            boxes={(800, 1088): 217_413},
+            macs={(90, 800, 800): 185_780_015_616},
+        ),
+    ),
+    Spec(
+        name="mask_rcnn_r101_fpn",
+        build=mask_rcnn.mask_rcnn_r101_fpn,
+        year=2017,
+        paper="He, Gkioxari, Dollár, Girshick: Mask R-CNN, ICCV 2017",
+        family="two-stage",
+        recipe=mask_rcnn.RECIPE,
+        small=None,
+        small_recipe=None,
+        input_size=(800, 1088),
+        golden=Golden(parameters={90: 63_341_297, 80: 63_287_477}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="mask_rcnn_x101_fpn",
+        build=mask_rcnn.mask_rcnn_x101_fpn,
+        year=2017,
+        paper="He, Gkioxari, Dollár, Girshick: Mask R-CNN, ICCV 2017",
+        family="two-stage",
+        recipe=mask_rcnn.X101_RECIPE,
+        small=None,
+        small_recipe=None,
+        input_size=(800, 1088),
+        golden=Golden(parameters={90: 107_485_937, 80: 107_432_117}, boxes={(800, 1088): 217_413}),
     ),
     Spec(
         name="retinanet_r50_fpn",

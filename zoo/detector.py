@@ -57,9 +57,11 @@ class Detector(nn.Module):
         num_classes: Foreground classes C; labels are 0 to C-1.
         trains_on_ignored: Whether objects marked `ignore` are objects to learn from. SSD learns from VOC's difficult
             objects; most others leave them out.
+        trains_on_masks: Whether its targets must bring masks, in the pixels of their images.
     """
 
     trains_on_ignored: bool = False
+    trains_on_masks: bool = False
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
@@ -120,7 +122,10 @@ class Detector(nn.Module):
         return self.losses(self.network(batch, placed), batch, placed)
 
     def place(self, batch: Batch, targets: list[Target]) -> list[Target]:
-        """Targets as the losses want them: on the device, in network pixels, ignored objects left out or kept."""
+        """Targets as the losses want them: on the device, in network pixels, ignored objects left out or kept.
+
+        Masks stay in the pixels of their images: a detector that looks at them does so through a window.
+        """
         placed = []
         for target, frame in zip(targets, batch.frames, strict=True):
             if not self.trains_on_ignored:

@@ -122,6 +122,18 @@ class Dataset:
         target = Target(stored.boxes.clone(), stored.labels.clone(), stored.ignore.clone(), area, masks)
         return read_image(self.paths[index], self._sizes[index]), target
 
+    def with_masks(self) -> Dataset:
+        """The same images, whose targets bring masks.
+
+        Raises:
+            DatasetError: An object has none.
+        """
+        if not all(row.get("segmentation") for rows in self._rows for row in rows):
+            raise DatasetError(f"{self.name} {self.split}: its annotations hold no masks; choose boxes or other data")
+        other = copy.copy(self)
+        other._masks = True
+        return other
+
     def target(self, index: int) -> Target:
         """The objects of an image without reading its pixels."""
         return self._targets[index][:]
