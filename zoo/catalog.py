@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import fast_rcnn, faster_rcnn, fpn, mask_rcnn
+from zoo.two_stage import cascade, fast_rcnn, faster_rcnn, fpn, mask_rcnn
 
 __all__ = ["CATALOG"]
 
@@ -103,6 +103,30 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(800, 1088),
         golden=Golden(parameters={90: 60_695_190, 80: 60_643_940}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="cascade_rcnn_r50_fpn",
+        build=cascade.cascade_rcnn_r50_fpn,
+        year=2017,
+        paper="Cai, Vasconcelos: Cascade R-CNN: Delving into High Quality Object Detection, CVPR 2018",
+        family="two-stage",
+        recipe=cascade.RECIPE,
+        small=cascade.SMALL,
+        small_recipe=cascade.SMALL_RECIPE,
+        input_size=(800, 1088),
+        golden=Golden(parameters={80: 69_341_646}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="cascade_rcnn_r101_fpn",
+        build=cascade.cascade_rcnn_r101_fpn,
+        year=2017,
+        paper="Cai, Vasconcelos: Cascade R-CNN: Delving into High Quality Object Detection, CVPR 2018",
+        family="two-stage",
+        recipe=cascade.RECIPE,
+        small=cascade.SMALL,
+        small_recipe=cascade.SMALL_RECIPE,
+        input_size=(800, 1088),
+        golden=Golden(parameters={80: 88_281_550}, boxes={(800, 1088): 217_413}),
     ),
     Spec(
         name="ssd300_vgg16",
