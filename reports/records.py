@@ -149,13 +149,19 @@ class Shelf:
 
     @cached_property
     def trainings(self) -> tuple[Entry, ...]:
-        """Accuracy Records without repetition, those of further seeds included, of tests of one size."""
-        return tuple(entry for entry in self._distinct if not entry.record.multi_scale)
+        """Accuracy Records without repetition, those of further seeds included, of tests in the detector's own way."""
+        return tuple(e for e in self._distinct if not e.record.multi_scale and not e.record.suppression)
+
+    @cached_property
+    def suppressed(self) -> tuple[Entry, ...]:
+        """The same, of tests in which duplicates were suppressed in another way, such as Soft-NMS."""
+        return tuple(e for e in self._distinct if e.record.suppression and not e.record.multi_scale)
 
     @cached_property
     def multi_scale(self) -> tuple[Entry, ...]:
         """Accuracy Records of tests of several sizes, the "+" of the papers; they stand in rows of their own."""
-        return tuple(entry for entry in self._distinct if entry.record.multi_scale and not entry.record.seed)
+        found = (entry for entry in self._distinct if entry.record.multi_scale and not entry.record.suppression)
+        return tuple(entry for entry in found if not entry.record.seed)
 
     @cached_property
     def _distinct(self) -> tuple[Entry, ...]:
@@ -174,7 +180,7 @@ class Shelf:
                 raise entry.wrong("dataset", None, "the data set that was tested on")
             precision = None if record.hardware is None else record.hardware.precision
             key: tuple[object, ...] = (record.detector, record.scale, record.dataset, record.weights, precision)
-            key = (*key, record.multi_scale)
+            key = (*key, record.multi_scale, record.suppression)
             if key in kept and entry.own and entry.printed() != kept[key].printed():
                 key = (*key, "own")
             kept.setdefault(key, entry)

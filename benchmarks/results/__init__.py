@@ -57,7 +57,8 @@ class Record(_Frozen):
     """One run.
 
     Attributes:
-        kind: What was measured; a comparison is of times, with another implementation of the same network.
+        kind: What was measured; a comparison is of times, with another implementation of the same network, or with
+            other detectors, which `protocol` then names under `beside`.
         detector: Catalog name.
         scale: `small` (trained here), `paper` (the size of the paper) or `other` (a checkpoint of another shape).
         overrides: Constructor arguments that differ from the paper's size.
@@ -65,7 +66,8 @@ class Record(_Frozen):
         weights: The checkpoint; None for training from scratch and for cost.
         dataset: The images; None for cost.
         protocol: Every setting that the metric depends on (accuracy), or that the time depends on (latency). Under
-            `multi_scale`, where the detector looked at every image in several sizes, is what it looked at.
+            `multi_scale`, where the detector looked at every image in several sizes, is what it looked at; under
+            `suppression`, where duplicates were not suppressed in the detector's own way, is how.
         hardware: The machine; None for cost, which depends on none.
         seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
         recipe: How it was trained (training only).
@@ -98,10 +100,11 @@ class Record(_Frozen):
 
     @field_validator("protocol")
     @classmethod
-    def _names_its_scales(cls, protocol: dict[str, Any]) -> dict[str, Any]:
-        found = protocol.get("multi_scale")
-        if found is not None and not (isinstance(found, dict) and isinstance(found.get("name"), str)):
-            raise ValueError(f"multi_scale is {found!r}, which names no protocol")
+    def _names_what_was_changed(cls, protocol: dict[str, Any]) -> dict[str, Any]:
+        for entry in ("multi_scale", "suppression"):
+            found = protocol.get(entry)
+            if found is not None and not (isinstance(found, dict) and isinstance(found.get("name"), str)):
+                raise ValueError(f"{entry} is {found!r}, which names no protocol")
         return protocol
 
     @property
@@ -113,12 +116,20 @@ class Record(_Frozen):
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
         again = f".seed-{self.seed}" if self.seed else ""
         scales = f".{self.multi_scale}" if self.multi_scale else ""
-        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}"
+        suppressed = f".{self.suppression}" if self.suppression else ""
+        beside = "".join(f".{name}" for name in self.protocol.get("beside", ()))
+        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{beside}"
 
     @property
     def multi_scale(self) -> str | None:
         """Name of the protocol of multi-scale testing; None for the plain test of one size."""
         found = self.protocol.get("multi_scale")
+        return None if found is None else str(found["name"])
+
+    @property
+    def suppression(self) -> str | None:
+        """Name of what suppressed duplicates in place of the detector's own way; None for its own."""
+        found = self.protocol.get("suppression")
         return None if found is None else str(found["name"])
 
     def write(self, folder: Path) -> Path:
