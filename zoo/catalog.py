@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import cascade, fast_rcnn, faster_rcnn, fpn, mask_rcnn
+from zoo.two_stage import c4, cascade, fast_rcnn, faster_rcnn, fpn, mask_rcnn
 
 __all__ = ["CATALOG"]
 
@@ -75,6 +75,32 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=faster_rcnn.SMALL_RECIPE,
         input_size=(600, 800),
         golden=Golden(parameters={20: 137_078_239}, boxes={(600, 800): 17_100}),
+    ),
+    Spec(
+        name="faster_rcnn_r50_c4",
+        build=c4.faster_rcnn_r50_c4,
+        year=2015,
+        paper="He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016 (appendix A)",
+        family="two-stage",
+        recipe=c4.RECIPE,
+        small=None,
+        small_recipe=None,
+        input_size=(800, 1088),
+        # With the normalisation's scales and shifts counted, as Detectron does: 33,852,960.
+        golden=Golden(parameters={80: 33_799_840, 20: 33_185_140}, boxes={(800, 1088): 51_000, (600, 1000): 35_910}),
+    ),
+    Spec(
+        name="faster_rcnn_r101_c4",
+        build=c4.faster_rcnn_r101_c4,
+        year=2015,
+        paper="He, Zhang, Ren, Sun: Deep Residual Learning for Image Recognition, CVPR 2016 (appendix A)",
+        family="two-stage",
+        recipe=c4.RECIPE,
+        small=c4.SMALL,
+        small_recipe=c4.SMALL_RECIPE,
+        input_size=(800, 1088),
+        # With the normalisation's scales and shifts counted, as Detectron does: 52,845,088.
+        golden=Golden(parameters={80: 52_739_744, 20: 52_125_044}, boxes={(800, 1088): 51_000, (600, 1000): 35_910}),
     ),
     Spec(
         name="faster_rcnn_r50_fpn",

@@ -1,8 +1,8 @@
 """ResNet, from He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition" (CVPR 2016,
 https://arxiv.org/abs/1512.03385), and ResNeXt, from Xie et al. (CVPR 2017, https://arxiv.org/abs/1611.05431).
 
-The layers are torchvision's, and so are the names in the state dict: its ImageNet checkpoints fit but for `fc`. The
-stride lies on the 3x3 convolution of a block, not on the 1x1 as in the authors' Caffe files.
+The layers are torchvision's, and so are the names in the state dict: its ImageNet checkpoints fit but for `fc`. Unless
+told otherwise, the stride lies on the 3x3 convolution of a block, not on the 1x1 as in the authors' Caffe files.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class ResNet(nn.Module):
         groups: int = 1,
         group_width: int = 64,
         dilated: Sequence[bool] = (False, False, False),
+        stride_first: bool = False,
     ) -> None:
         """Build with He's initial weights.
 
@@ -56,6 +57,8 @@ class ResNet(nn.Module):
             groups: Groups of the 3x3 convolution (ResNeXt: 32 or 64).
             group_width: Its width a group in the first stage (ResNeXt: 8 or 4).
             dilated: Whether layer2, layer3 and layer4 dilate where they would stride.
+            stride_first: Let bottlenecks stride on their first 1x1 convolution, as the authors' own networks do, and
+                Detectron's, which start from them.
 
         Raises:
             ValueError: There is no such depth, or `trainable` is not 0 to 5.
@@ -82,6 +85,11 @@ class ResNet(nn.Module):
         for dilates in dilated:
             strides.append(strides[-1] * (1 if dilates else 2))
         self.strides = tuple(strides)
+        self._stages = ["layer1", "layer2", "layer3", "layer4"]
+        if stride_first:
+            for module in self.modules():
+                if isinstance(module, resnet.Bottleneck):
+                    module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
         stages = [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
         for stage in stages[: 5 - trainable]:
             for module in stage:
@@ -91,7 +99,19 @@ class ResNet(nn.Module):
         """Maps `[B, C_i, H / s_i, W / s_i]`, rounded up, the finest first."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+        for stage in self.stages:
             x = stage(x)
             maps.append(x)
         return maps
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """What makes the maps, the finest first."""
+        return [getattr(self, name) for name in self._stages]
+
+    def pop_stage(self) -> nn.Module:
+        """Give the last stage away: the network ends before it from now on."""
+        stage = self.stages[-1]
+        delattr(self, self._stages.pop())
+        self.channels, self.strides = self.channels[:-1], self.strides[:-1]
+        return stage

@@ -77,3 +77,10 @@ class SmallNet(nn.Module):
             x = stage(x)
             maps.append(x)
         return maps
+
+    def pop_stage(self) -> nn.Module:
+        """Give the last stage away: the network ends before it from now on."""
+        stage = self.stages[-1]
+        del self.stages[-1]
+        self.channels, self.strides = self.channels[:-1], self.strides[:-1]
+        return stage
