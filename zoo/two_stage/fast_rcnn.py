@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ops.augment import flip
 from ops.images import Batch, normalise, resize_short_side, stack
-from ops.proposals import SelectiveSearch
+from ops.proposals import SMALL_SEARCH, SelectiveSearch
 from ops.structures import Detections, Target
 from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SMALL_RECIPE, SmallNet
@@ -74,7 +74,9 @@ RECIPE = Recipe(
 
 SMALL: dict[str, Any] = {
     "backbone": "small",
-    "min_side": 6.0,
+    "min_side": SMALL_SEARCH.min_side,
+    "search_scales": SMALL_SEARCH.scales,
+    "min_segment": SMALL_SEARCH.min_segment,
     "head_width": 112,
     "dropout": 0.0,
     "samples": 48,
@@ -169,7 +171,7 @@ class FastRCNN(Detector):
             first, regions = self.propose(maps, batch, targets)
         samples = None
         if targets is not None:
-            samples = self.roi_heads.sample(regions, targets)
+            samples = self.choose(maps, self.roi_heads.sample(regions, targets), targets)
             regions = [sample.boxes for sample in samples]
         logits, offsets = self.roi_heads(maps, regions)
         return TwoStageOutputs(maps, first, regions, logits, offsets, samples)
@@ -193,6 +195,10 @@ class FastRCNN(Detector):
                 ready = frame.to_network(self.proposer(batch.images[index]).to(batch.pixels))
             regions.append(ready[: self.most])
         return None, regions
+
+    def choose(self, maps: list[Tensor], samples: list[Samples], targets: list[Target]) -> list[Samples]:
+        """Those of the sampled regions that are learned from: all, unless a subclass knows better."""
+        return samples
 
     @torch.no_grad()
     def proposals(self, images: list[Tensor]) -> list[Tensor]:
@@ -324,6 +330,8 @@ def fast_rcnn_vgg16(
     backbone: Literal["vgg16", "small"] = "vgg16",
     widths: Sequence[int] = (16, 24, 48),
     min_side: float = 20.0,
+    search_scales: Sequence[int] = (),
+    min_segment: int | None = None,
     most: int = 2_000,
     pool_size: int = 7,
     head_width: int = 4_096,
@@ -331,11 +339,11 @@ def fast_rcnn_vgg16(
     svd: Sequence[int] | None = None,
     samples: int = 64,
     background: float = 0.1,
-    hard: int | None = None,
-    hard_nms: float | None = None,
     short: int = 600,
     longest: int = 1_000,
     std: float = 1.0,
+    kind: Callable[..., FastRCNN] = FastRCNN,
+    **head_settings: Any,
 ) -> FastRCNN:
     """Fast R-CNN on VGG-16 (the paper's model L) and proposals of selective search.
 
@@ -344,6 +352,8 @@ def fast_rcnn_vgg16(
         backbone: VGG-16, or the zoo's small network, all of which learns.
         widths: Channels of the small network.
         min_side: Least side of a proposal in pixels of the image.
+        search_scales: See `SelectiveSearch`, whose `scales` they are; so is `min_segment`.
+        min_segment: See there.
         most: Proposals an image.
         pool_size: Cells along each side of a region.
         head_width: Channels of both fully connected layers.
@@ -351,11 +361,11 @@ def fast_rcnn_vgg16(
         svd: Ranks of both, where they are truncated (3.1): the author's are 1024 and 256.
         samples: Regions an image that the head learns from.
         background: Negatives are drawn from regions that overlap an object by at least this (2.3).
-        hard: See `RoIHead`; so is `hard_nms`.
-        hard_nms: See there.
         short: Shorter side of the input.
         longest: Longest side of the input.
         std: What colours are divided by, after the mean is taken off.
+        kind: Class of the detector.
+        head_settings: Further settings of `RoIHead`.
     """
     body = LastMap.of(backbone, widths)
     inputs = body.channels * pool_size**2
@@ -363,7 +373,7 @@ def fast_rcnn_vgg16(
     if svd is not None:
         head.register_module("fc6", ThinLinear(inputs, svd[0], head_width))
         head.register_module("fc7", ThinLinear(head_width, svd[1], head_width))
-    return FastRCNN(
+    return kind(
         num_classes,
         backbone=body,
         roi_heads=RoIHead(
@@ -373,10 +383,9 @@ def fast_rcnn_vgg16(
             samples=samples,
             background=background,
             nms=0.3,
-            hard=hard,
-            hard_nms=hard_nms,
+            **head_settings,
         ),
-        proposer=SelectiveSearch(min_side=min_side),
+        proposer=SelectiveSearch(min_side=min_side, scales=tuple(search_scales), min_segment=min_segment),
         most=most,
         short=short,
         longest=longest,
