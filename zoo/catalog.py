@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import c4, cascade, fast_rcnn, faster_rcnn, fpn, mask_rcnn
+from zoo.two_stage import c4, cascade, fast_rcnn, faster_rcnn, fpn, mask_rcnn, rfcn
 
 __all__ = ["CATALOG"]
 
@@ -153,6 +153,34 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=cascade.SMALL_RECIPE,
         input_size=(800, 1088),
         golden=Golden(parameters={80: 88_281_550}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="rfcn_r101",
+        build=rfcn.rfcn_r101,
+        year=2016,
+        paper="Dai, Li, He, Sun: R-FCN: Object Detection via Region-based Fully Convolutional Networks, NIPS 2016",
+        family="two-stage",
+        recipe=rfcn.RECIPE,
+        small=rfcn.SMALL,
+        small_recipe=rfcn.SMALL_RECIPE,
+        input_size=(600, 1000),
+        golden=Golden(
+            parameters={20: 50_801_667, 80: 53_815_167},
+            boxes={(600, 1000): 21_546},
+            macs={(20, 600, 1000): 138_689_639_424},
+        ),
+    ),
+    Spec(
+        name="rfcn_r50",
+        build=rfcn.rfcn_r50,
+        year=2016,
+        paper="Dai, Li, He, Sun: R-FCN: Object Detection via Region-based Fully Convolutional Networks, NIPS 2016",
+        family="two-stage",
+        recipe=rfcn.RECIPE,
+        small=None,
+        small_recipe=None,
+        input_size=(600, 1000),
+        golden=Golden(parameters={20: 31_809_539}, boxes={(600, 1000): 21_546}),
     ),
     Spec(
         name="ssd300_vgg16",
