@@ -12,7 +12,7 @@ from reports.sections import Grid, Header, Section, conformity, literal
 __all__ = ["appendix"]
 
 _Key = TypeVar("_Key")
-_STAGES = ("preprocess", "network", "postprocess", "end_to_end")
+_STAGES = ("preprocess", "network", "proposals", "postprocess", "end_to_end")
 
 
 class _Lists:
@@ -93,9 +93,12 @@ def _times(shelf: Shelf) -> Grid:
     for entry in shelf.of("latency"):
         times = [entry.milliseconds(stage) for stage in _STAGES]
         cells = [NOT_MEASURED if time is None else f"{time:.2f}" for time in times]
+        if times[2] is None:
+            # An old Record of a network with proposals did not tell them apart; other networks have none.
+            cells[2] = "in network" if shelf.about(entry.record.detector, "family") == "two-stage" else "none"
         samples = str(len(entry.record.samples.get("end_to_end", ())))
         rows.append((entry.record.detector, entry.record.scale, entry.test, entry.clock, *cells, samples))
-    names = ("preprocess ms", "network ms", "postprocess ms", "end to end ms", "samples")
+    names = ("preprocess ms", "network ms", "proposals ms", "postprocess ms", "end to end ms", "samples")
     heads = (*_heads("detector", "size", "images of", "machine"), *(Header(name) for name in names))
     return Grid(heads, tuple(rows))
 

@@ -17,6 +17,7 @@ from reports.papers import paper_section, printed_figures
 from reports.records import NOT_MEASURED, UNDEFINED, Entry, Shelf
 from reports.sections import Grid, Plot, Section, checkpoints, front, leaderboards
 from reports.seeds import repeated
+from reports.two_stage import ablations, line, read_chosen
 
 __all__ = ["render", "stale"]
 
@@ -38,11 +39,13 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
     Raises:
         ReportError: A Record holds what no page can show.
     """
-    shelf = Shelf(entries)
+    shelf, chosen = Shelf(entries), read_chosen()
     sections = [
         front(shelf),
         *leaderboards(shelf),
+        *line(shelf, chosen),
         *repeated(shelf),
+        *ablations(shelf, chosen),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),
         *appendix(shelf),
