@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import c4, cascade, fast_rcnn, faster_rcnn, fpn, mask_rcnn, rfcn
+from zoo.two_stage import c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, mask_rcnn, rfcn
 
 __all__ = ["CATALOG"]
 
@@ -129,6 +129,18 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(800, 1088),
         golden=Golden(parameters={90: 60_695_190, 80: 60_643_940}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="detnet59_fpn",
+        build=detnet.detnet59_fpn,
+        year=2018,
+        paper="Li, Peng, Yu, Zhang, Deng, Sun: DetNet: Design Backbone for Object Detection, ECCV 2018",
+        family="two-stage",
+        recipe=detnet.RECIPE,
+        small=detnet.SMALL,
+        small_recipe=detnet.SMALL_RECIPE,
+        input_size=(800, 1088),
+        golden=Golden(parameters={80: 36_133_988}, boxes={(800, 1088): 234_600}),
     ),
     Spec(
         name="cascade_rcnn_r50_fpn",
