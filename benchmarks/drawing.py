@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torchvision.io import write_png
-from torchvision.utils import draw_bounding_boxes
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from benchmarks.datasets import Dataset, read_image
 from benchmarks.evaluate import Subject
@@ -21,7 +21,10 @@ _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 
 
 def draw(image: Tensor, detections: Detections, class_names: Sequence[str], threshold: float = 0.3) -> Tensor:
-    """The image, uint8 `[3, H, W]`, with the detections that score at least `threshold`, named and scored."""
+    """The image, uint8 `[3, H, W]`, with the detections that score at least `threshold`, named and scored.
+
+    Masks, where there are any, lie over the image half transparent.
+    """
     pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     shown = detections[detections.scores >= threshold].to("cpu")
     if len(shown) == 0:
@@ -29,6 +32,8 @@ def draw(image: Tensor, detections: Detections, class_names: Sequence[str], thre
     labels = shown.labels.tolist()
     texts = [f"{class_names[label]} {score:.2f}" for label, score in zip(labels, shown.scores.tolist(), strict=True)]
     colors = [_PALETTE[label % len(_PALETTE)] for label in labels]
+    if shown.masks is not None:
+        pixels = draw_segmentation_masks(pixels, shown.masks, alpha=0.5, colors=colors)
     return draw_bounding_boxes(pixels, shown.boxes, texts, colors, width=2, label_colors="black", fill_labels=True)
 
 
@@ -52,12 +57,17 @@ def predict_files(
 
 
 def gallery(subjects: Sequence[Subject], dataset: Dataset, indices: Sequence[int], threshold: float = 0.4) -> Tensor:
-    """A sheet uint8 `[3, H, W]`: a row an image, first the truth, then what each detector sees."""
+    """A sheet uint8 `[3, H, W]`: a row an image, first the truth, then what each detector sees.
+
+    The truth has masks where a detector has, if the data have any.
+    """
     rows = []
+    if dataset.has_masks and any(subject.model.trains_on_masks for subject in subjects):
+        dataset = dataset.with_masks()
     for index in indices:
         image, target = dataset[index]
         shown = target[~target.ignore]
-        truth = Detections(shown.boxes, torch.ones(len(shown)), shown.labels)
+        truth = Detections(shown.boxes, torch.ones(len(shown)), shown.labels, shown.masks)
         cells = [draw(_enlarged(image), _scaled(truth), dataset.class_names)]
         for subject in subjects:
             with torch.inference_mode():
@@ -71,9 +81,11 @@ _ZOOM = 2
 """Names and scores are readable on small images only when these are enlarged."""
 
 
-def _enlarged(image: Tensor) -> Tensor:
-    return image.repeat_interleave(_ZOOM, 1).repeat_interleave(_ZOOM, 2)
+def _enlarged(pixels: Tensor) -> Tensor:
+    """Image or masks `[C, H, W]`."""
+    return pixels.repeat_interleave(_ZOOM, 1).repeat_interleave(_ZOOM, 2)
 
 
 def _scaled(detections: Detections) -> Detections:
-    return replace(detections, boxes=detections.boxes * _ZOOM)
+    masks = None if detections.masks is None else _enlarged(detections.masks)
+    return replace(detections, boxes=detections.boxes * _ZOOM, masks=masks)

@@ -18,7 +18,15 @@ from torch import Tensor
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
-from benchmarks.metrics import load_detections, load_ground_truth, proposal_recall, score
+from benchmarks.metrics import (
+    MASKS,
+    encode_masks,
+    load_detections,
+    load_ground_truth,
+    mask_ap,
+    proposal_recall,
+    score,
+)
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
 from benchmarks.multiscale import MultiScale, protocol_named
 from benchmarks.proposals import remembering
@@ -174,7 +182,10 @@ def detect(
     limit: int | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels)."""
+    """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels).
+
+    Where the detector answers masks, each has its `segmentation` in compressed RLE.
+    """
     categories = categories or category_of_label(dataset, model.num_classes)
     model.to(device).eval()
     rows: list[dict[str, Any]] = []
@@ -191,8 +202,11 @@ def detect(
         for index, answer in zip(indices, answers, strict=True):
             boxes = answer.boxes.double().cpu()
             boxes[:, 2:] -= boxes[:, :2]
-            columns = zip(boxes.tolist(), answer.scores.tolist(), answer.labels.tolist(), strict=True)
-            for box, confidence, label in columns:
+            forms: list[dict[str, Any]] = [{}] * len(answer)
+            if answer.masks is not None:
+                forms = [{"segmentation": form} for form in encode_masks(answer.masks.cpu().numpy())]
+            columns = zip(boxes.tolist(), answer.scores.tolist(), answer.labels.tolist(), forms, strict=True)
+            for box, confidence, label, form in columns:
                 if (category := categories[label]) is not None:
                     rows.append(
                         {
@@ -200,6 +214,7 @@ def detect(
                             "category_id": category,
                             "bbox": box,
                             "score": confidence,
+                            **form,
                         }
                     )
     return rows
@@ -283,6 +298,9 @@ def evaluate(
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
     metrics = score(truth, load_detections(rows, truth))
     protocol = metrics.pop("protocol", {})
+    if subject.model.trains_on_masks and dataset.has_masks:
+        metrics["masks"] = mask_ap(dataset.coco(), rows)
+        protocol["masks"] = MASKS
     if regions is not None:
         metrics["proposals"] = proposal_recall(truth, regions)
         protocol["proposals"] = PROPOSALS

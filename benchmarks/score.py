@@ -10,13 +10,16 @@ from typing import Any, TextIO
 
 from tabulate import tabulate
 
-from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, score
+from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, mask_ap, read_masks, score
 
 __all__ = ["print_scores", "run_score"]
 
 
 def run_score(gt: Path, detections: Path, protocol: str = "all", out: Path | None = None) -> dict[str, Any]:
     """Read both files, print the scores as tables and return them.
+
+    Where the detections hold masks, so do the scores: `masks`, COCO's twelve numbers on them. A detection that has
+    nothing but a mask has the box of that mask.
 
     Args:
         gt: COCO's instances JSON.
@@ -29,7 +32,10 @@ def run_score(gt: Path, detections: Path, protocol: str = "all", out: Path | Non
         ScoreError: Input that cannot be scored, or output that cannot be written.
     """
     truth = load_ground_truth(gt)
-    scores = score(truth, load_detections(detections, truth), protocol)
+    entries = read_masks(detections)
+    scores = score(truth, load_detections(detections if entries is None else entries, truth), protocol)
+    if entries is not None and protocol in ("coco", "all"):
+        scores["masks"] = mask_ap(gt, entries)
     to_screen = out is not None and str(out) == "-"
     print_scores(scores, sys.stderr if to_screen else sys.stdout)
     if out is not None:
@@ -59,6 +65,9 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         shares = dict(zip(found, _percent(found.values()), strict=True))
         rows = [list(shares.values()) + list(counts.values())]
         blocks.append(tabulate(rows, headers=[*shares, *counts], disable_numparse=True, stralign="right"))
+    if "masks" in scores:
+        masks = tabulate([_percent(scores["masks"].values())], headers=list(scores["masks"]), disable_numparse=True)
+        blocks.insert(1, f"Masks:\n{masks}")
     classes = scores["per_class"]
     columns = [
         key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())

@@ -1,5 +1,7 @@
-"""Masks of objects as small grids over their boxes, there and back, from He, Gkioxari, Dollár and Girshick, "Mask R-CNN"
-(ICCV 2017, https://arxiv.org/abs/1703.06870), section 3, in torchvision's pixels.
+"""Masks of objects as small grids over their boxes, there and back.
+
+From He, Gkioxari, Dollár and Girshick, "Mask R-CNN" (ICCV 2017, https://arxiv.org/abs/1703.06870), section 3, with
+torchvision's rules for pixels.
 """
 
 from __future__ import annotations
@@ -56,5 +58,7 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
         shown = F.interpolate(grid, size=(y2 - y1 + 1, x2 - x1 + 1), mode="bilinear")[0, 0]
         left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2 + 1, width), min(y2 + 1, height)
         if left < right and top < bottom:
-            torch.gt(shown[top - y1 : bottom - y1, left - x1 : right - x1], threshold, out=canvas[top:bottom, left:right])
+            torch.gt(
+                shown[top - y1 : bottom - y1, left - x1 : right - x1], threshold, out=canvas[top:bottom, left:right]
+            )
     return pasted

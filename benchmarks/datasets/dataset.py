@@ -122,13 +122,18 @@ class Dataset:
         target = Target(stored.boxes.clone(), stored.labels.clone(), stored.ignore.clone(), area, masks)
         return read_image(self.paths[index], self._sizes[index]), target
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether every object has a segmentation."""
+        return all(row.get("segmentation") for rows in self._rows for row in rows)
+
     def with_masks(self) -> Dataset:
         """The same images, whose targets bring masks.
 
         Raises:
             DatasetError: An object has none.
         """
-        if not all(row.get("segmentation") for rows in self._rows for row in rows):
+        if not self.has_masks:
             raise DatasetError(f"{self.name} {self.split}: its annotations hold no masks; choose boxes or other data")
         other = copy.copy(self)
         other._masks = True

@@ -17,12 +17,13 @@ import numpy as np
 from benchmarks.metrics.coco import COCO, MAX_DETECTIONS, RECALLS, Curves, accumulate, coco_stats, mean_or_none
 from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
-from benchmarks.metrics.masks import mask_ap
+from benchmarks.metrics.masks import MASKS, encode_masks, mask_ap, read_masks
 from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, Matches, match
 from benchmarks.metrics.proposals import proposal_recall
 from benchmarks.metrics.voc import voc_average_precision
 
 __all__ = [
+    "MASKS",
     "PROTOCOLS",
     "Curves",
     "GroundTruth",
@@ -31,11 +32,13 @@ __all__ = [
     "Results",
     "ScoreError",
     "accumulate",
+    "encode_masks",
     "load_detections",
     "load_ground_truth",
     "mask_ap",
     "match",
     "proposal_recall",
+    "read_masks",
     "score",
 ]
 

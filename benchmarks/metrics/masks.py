@@ -1,20 +1,70 @@
-"""Mask AP: pycocotools computes it, on input that is checked first."""
+"""Mask AP: pycocotools computes it, on input that is checked first. Masks are COCO's compressed RLE."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.metrics.coco import accumulate, coco_stats
 from benchmarks.metrics.data import GroundTruth, ScoreError, load_detections, load_ground_truth, read_json
 from benchmarks.metrics.matching import match
 
-__all__ = ["mask_ap"]
+__all__ = ["MASKS", "encode_masks", "mask_ap", "read_masks"]
+
+MASKS = {
+    "overlap": "of masks, pycocotools",
+    "area_of_object": "annotation",
+    "area_of_detection": "mask",
+    "ignored": "iscrowd",
+    "max_detections_per_class_and_image": [1, 10, 100],
+}
+"""What mask AP depends on, for the Record."""
+
+
+def encode_masks(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Masks `[N, H, W]` as JSON can hold them: `size` and `counts` of each."""
+    from pycocotools import mask as codec
+
+    packed = codec.encode(np.asfortranarray(masks.transpose(1, 2, 0), dtype=np.uint8)) if len(masks) else []
+    return [{"size": list(map(int, one["size"])), "counts": one["counts"].decode()} for one in packed]
+
+
+def read_masks(path: Path) -> list[dict[str, Any]] | None:
+    """COCO's results JSON if it holds masks, each entry with a `bbox`: the mask's own, where it came with none.
+
+    Raises:
+        ScoreError: It is no JSON, or an entry without a `bbox` has no mask that can be read.
+    """
+    if not path.is_file() or path.suffix != ".json" or not path.stat().st_size:
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        # Files of boxes are long, and have a faster reader.
+        if text.find(b'"segmentation"') < 0:
+            return None
+    entries = read_json(path)
+    _check_masks(str(path), entries)
+    return [
+        entry if "bbox" in entry else {**entry, "bbox": _box_of(str(path), n, entry)} for n, entry in enumerate(entries)
+    ]
+
+
+def _box_of(name: str, index: int, entry: Mapping[str, Any]) -> list[float]:
+    from pycocotools import mask as codec
+
+    try:
+        box: list[float] = codec.toBbox(dict(entry["segmentation"])).tolist()
+    except (ValueError, TypeError, KeyError) as error:
+        raise ScoreError(
+            f"{name}: entry {index}: pycocotools cannot read the mask ({error}); write compressed RLE"
+        ) from error
+    return box
 
 
 def mask_ap(gt: Path | str | dict[str, Any], detections: Path | str | list[dict[str, Any]]) -> dict[str, float | None]:
@@ -31,15 +81,7 @@ def mask_ap(gt: Path | str | dict[str, Any], detections: Path | str | list[dict[
     name, entries = (
         ("detections", detections) if isinstance(detections, list) else (str(detections), read_json(Path(detections)))
     )
-    if not isinstance(entries, list):
-        raise ScoreError(f"{name}: is not a list; write COCO's results JSON, a list of detections")
-    for index, entry in enumerate(entries):
-        mask = entry.get("segmentation") if isinstance(entry, Mapping) else None
-        if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), str | bytes) or "size" not in mask:
-            raise ScoreError(
-                f"{name}: entry {index}: has no segmentation in compressed RLE; "
-                "write {'size': [height, width], 'counts': ...} as pycocotools.mask.encode gives it"
-            )
+    _check_masks(name, entries)
     checked = load_detections([{**entry, "bbox": [0, 0, 0, 0]} for entry in entries], truth)
     if not len(checked.scores):  # which pycocotools cannot read; without detections boxes and masks score alike
         return coco_stats(accumulate(match(truth, checked)))
@@ -49,6 +91,18 @@ def mask_ap(gt: Path | str | dict[str, Any], detections: Path | str | list[dict[
         return _evaluate(data, [{key: entry[key] for key in kept} for entry in entries])
     except (ValueError, TypeError, KeyError) as error:
         raise ScoreError(f"{name}: pycocotools cannot read the masks ({error}); write compressed RLE") from error
+
+
+def _check_masks(name: str, entries: Any) -> None:
+    if not isinstance(entries, list):
+        raise ScoreError(f"{name}: is not a list; write COCO's results JSON, a list of detections")
+    for index, entry in enumerate(entries):
+        mask = entry.get("segmentation") if isinstance(entry, Mapping) else None
+        if not isinstance(mask, Mapping) or not isinstance(mask.get("counts"), str | bytes) or "size" not in mask:
+            raise ScoreError(
+                f"{name}: entry {index}: has no segmentation in compressed RLE; "
+                "write {'size': [height, width], 'counts': ...} as pycocotools.mask.encode gives it"
+            )
 
 
 def _check_truth(data: Mapping[str, Any], truth: GroundTruth) -> None:
