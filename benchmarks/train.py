@@ -105,7 +105,11 @@ def optimizer_for(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def describe_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as JSON can hold it: the augmentation by its name."""
     augment = recipe.augment
-    return {**asdict(recipe), "augment": None if augment is None else augment.__name__}
+    described = {**asdict(recipe), "augment": None if augment is None else augment.__name__}
+    if not recipe.stages:
+        # Records and states from before there were stages say nothing of them.
+        del described["stages"]
+    return described
 
 
 class _Average:
@@ -224,20 +228,26 @@ def fit_by_gradient(
 
     Raises:
         TrainingError: A loss is not finite, the state belongs to another run, or the batch cannot be divided.
-        ValueError: The recipe has sizes that the detector cannot take.
+        ValueError: The recipe has sizes that the detector cannot take, or stages that it does not have.
     """
     world = dist.get_world_size() if dist.is_initialized() else 1
     rank = dist.get_rank() if dist.is_initialized() else 0
     if recipe.batch % world:
         raise TrainingError(f"a batch of {recipe.batch} cannot be divided among {world} processes; choose --batch")
+    if recipe.stages and world > 1:
+        raise TrainingError("a training in stages changes what learns on its way; run it as one process")
     local = recipe.batch // world
+    state_file = out / "state.pt"
+    state = _load_state(state_file, identity) if state_file.exists() else None
+    entered: int | None = None if state is None else state.get("stage")
+    if entered is not None:
+        # Which parameters there are, and which of them learn, depends on the stage.
+        model.enter_stage(entered, fresh=False)
     model.to(device).train()
     optimizer = optimizer_for(model, recipe)
     average = None if recipe.ema is None else _Average(model, recipe.ema)
     first, elapsed, recent = 0, 0.0, dict[str, float]()
-    state_file = out / "state.pt"
-    if state_file.exists():
-        state = _load_state(state_file, identity)
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
@@ -271,6 +281,7 @@ def fit_by_gradient(
                 {
                     "identity": identity,
                     "step": step,
+                    "stage": entered,
                     "seconds": elapsed + time.monotonic() - started,
                     "losses": recent,
                     "model": model.state_dict(),
@@ -284,6 +295,17 @@ def fit_by_gradient(
             if recipe.sizes and (step == first or step % recipe.resize_every == 0):
                 model.resize(_size_of(recipe, seed, step))
             _step_generator(seed, step, rank)
+            stage, begun, _ = recipe.stage_at(step)
+            if recipe.stages and stage != entered:
+                if average is not None:
+                    model.load_state_dict(average.weights, strict=False)
+                model.enter_stage(stage, fresh=True)
+                model.to(device).train()
+                optimizer = optimizer_for(model, recipe)
+                average = None if recipe.ema is None else _Average(model, recipe.ema)
+                entered = stage
+                # Whether the run was interrupted just here must not show.
+                _step_generator(seed, step, rank)
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(step) * group["factor"]
             with _precision(device, amp):
@@ -302,7 +324,7 @@ def fit_by_gradient(
             optimizer.step()
             step += 1
             if average is not None:
-                average.update(model, step)
+                average.update(model, step - begun)
             if step % 50 == 0 or step == recipe.steps:
                 recent = {name: value.item() for name, value in losses.items()}
                 reporter.show(step, recent)
@@ -320,6 +342,8 @@ def fit_by_gradient(
             model.resize(own_size)
     if average is not None:
         model.load_state_dict(average.weights, strict=False)
+    if recipe.stages:
+        model.enter_stage(None, fresh=False)
     model.eval()
     seconds = elapsed + time.monotonic() - started
     return {"steps": step, "seconds": round(seconds, 1), "losses": recent}

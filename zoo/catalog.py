@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, mask_rcnn, rfcn
+from zoo.two_stage import alternate, c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, mask_rcnn, rfcn
 
 __all__ = ["CATALOG"]
 
@@ -73,6 +73,18 @@ _ROWS: tuple[Spec, ...] = (
         recipe=faster_rcnn.RECIPE,
         small=faster_rcnn.SMALL,
         small_recipe=faster_rcnn.SMALL_RECIPE,
+        input_size=(600, 800),
+        golden=Golden(parameters={20: 137_078_239}, boxes={(600, 800): 17_100}),
+    ),
+    Spec(
+        name="faster_rcnn_vgg16_alternate",
+        build=alternate.faster_rcnn_vgg16_alternate,
+        year=2015,
+        paper="Ren, He, Girshick, Sun: Faster R-CNN, NIPS 2015 (section 3.2, training in four steps)",
+        family="two-stage",
+        recipe=alternate.RECIPE,
+        small=alternate.SMALL,
+        small_recipe=alternate.SMALL_RECIPE,
         input_size=(600, 800),
         golden=Golden(parameters={20: 137_078_239}, boxes={(600, 800): 17_100}),
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -104,6 +106,19 @@ class Detector(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} cannot change its input to {size}: its layers fit one size only")
 
+    def enter_stage(self, stage: int | None, *, fresh: bool) -> None:
+        """Let those parts learn, by those losses, that `stage` of the recipe's `stages` trains.
+
+        Args:
+            stage: Counted from 0; None when training is over, after which all is as in a detector just built.
+            fresh: Whether the stage begins, and with it parts that start anew; else it goes on after an interruption.
+
+        Raises:
+            ValueError: The detector has no stages, or none of this number.
+        """
+        if stage is not None:
+            raise ValueError(f"{type(self).__name__} is trained in one stage; its recipe must not name several")
+
     def forward(self, images: list[Tensor], targets: list[Target] | None = None) -> Any:
         """Detections an image, or, given targets in image pixels, a dict of scalar losses.
 
@@ -167,6 +182,8 @@ class Recipe:
         augment: What happens to image and target, or None.
         sizes: Sides of the square input among which training draws; empty: the detector's own input throughout.
         resize_every: Steps for which a drawn size stays.
+        stages: Lengths, in any unit, of stages into which the steps are divided; each starts its own schedule,
+            optimiser and average (`Detector.enter_stage`). A milestone holds until its stage ends. Empty: one stage.
         source: Paper and section.
     """
 
@@ -189,17 +206,33 @@ class Recipe:
     augment: Augmentation | None = None
     sizes: tuple[int, ...] = ()
     resize_every: int = 10
+    stages: tuple[int, ...] = ()
     source: str = ""
+
+    def stage_at(self, step: int) -> tuple[int, int, int]:
+        """The stage that `step` belongs to, counted from 0, the step at which it starts, and that before which it ends.
+
+        Raises:
+            ValueError: A stage has no step of its own.
+        """
+        if not self.stages:
+            return 0, 0, self.steps
+        edges = [self.steps * sum(self.stages[:count]) // sum(self.stages) for count in range(len(self.stages) + 1)]
+        if any(start >= end for start, end in itertools.pairwise(edges)):
+            raise ValueError(f"{self.steps} steps cannot be divided into stages of {self.stages}; train for longer")
+        stage = max(bisect.bisect_right(edges, min(step, self.steps - 1)) - 1, 0)
+        return stage, edges[stage], edges[stage + 1]
 
     def rate(self, step: int) -> float:
         """Learning rate of `step`, counted from 0."""
-        if step < self.warmup:
-            share = ((step + 1) / self.warmup) ** self.warmup_power
+        _, start, end = self.stage_at(step)
+        if step - start < self.warmup:
+            share = ((step - start + 1) / self.warmup) ** self.warmup_power
             return self.lr * (self.warmup_factor + (1 - self.warmup_factor) * share)
         if self.cosine:
-            done = (step - self.warmup) / max(1, self.steps - self.warmup)
+            done = (step - start - self.warmup) / max(1, end - start - self.warmup)
             return self.lr * 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * min(1.0, done), dtype=torch.float64))))
-        return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
+        return self.lr * self.gamma ** sum(start <= milestone <= step for milestone in self.milestones)
 
 
 @dataclass(frozen=True)

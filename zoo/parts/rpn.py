@@ -43,6 +43,10 @@ class RPNHead(nn.Module):
         self.conv = nn.Sequential(nn.Sequential(nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)))
         self.cls_logits = nn.Conv2d(width, anchors * (2 if softmax else 1), 1)
         self.bbox_pred = nn.Conv2d(width, anchors * 4, 1)
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        """Draw fresh weights."""
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
                 nn.init.normal_(parameter, std=0.01)

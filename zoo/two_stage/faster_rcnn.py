@@ -13,7 +13,7 @@ images, the losses of the proposal network are divided by the samples of the who
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -51,7 +51,8 @@ RECIPE = Recipe(
 )
 
 SMALL: dict[str, Any] = {
-    **fast_rcnn.SMALL,
+    # Less what settles its search.
+    **{name: value for name, value in fast_rcnn.SMALL.items() if name not in ("search_scales", "min_segment")},
     "scales": (1, 2, 4, 8, 16),
     "rpn_width": 64,
     "before_nms": (600, 300),
@@ -111,6 +112,7 @@ class FasterRCNN(FastRCNN):
 def faster_rcnn_vgg16(
     num_classes: int,
     *,
+    kind: Callable[..., FasterRCNN] = FasterRCNN,
     backbone: Literal["vgg16", "small"] = "vgg16",
     widths: Sequence[int] = (16, 24, 48),
     ratios: Sequence[float] = (0.5, 1.0, 2.0),
@@ -132,6 +134,7 @@ def faster_rcnn_vgg16(
 
     Args:
         num_classes: Foreground classes.
+        kind: Class of the detector, or what else joins the parts.
         backbone: VGG-16, or the zoo's small network, all of which learns.
         widths: Channels of the small network.
         ratios: Of the anchors, height over width.
@@ -153,7 +156,7 @@ def faster_rcnn_vgg16(
     stride, channels = body.stride, body.channels
     shapes = caffe_shapes(stride, ratios, scales)
     region_pool = RegionPool(stride, pool_size) if pool == "max" else PyramidAlign((stride,), pool_size)
-    return FasterRCNN(
+    return kind(
         num_classes,
         backbone=body,
         rpn=RPN(
