@@ -246,6 +246,40 @@ def latency(
         print(record.write(out))
 
 
+@app.command("compare-latency")
+def compare_latency(
+    detectors: Annotated[
+        list[str], typer.Argument(help="Two or more, NAME or NAME=CHECKPOINT; the last is what the others are set by.")
+    ],
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights at the paper's size instead of checkpoints.")
+    ] = False,
+    small: Annotated[bool, typer.Option("--small", help="With --random: the small size.")] = False,
+    images: Annotated[int, typer.Option(help="Images to time.")] = 20,
+    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    device: Device = "cpu",
+    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+) -> None:
+    """Time detectors side by side, image by image, by stage; proposals are computed each time. Writes a Record."""
+    with _sentences():
+        from benchmarks import beside
+        from benchmarks.datasets import open_dataset
+
+        data = open_dataset(dataset, split, data_root)
+        found = [beside.contender(text, data, random=random, small=small, seed=seed) for text in detectors]
+        record = beside.compare_latency(
+            found, data, images=images, rounds=rounds, threads=threads, device=device, note=note
+        )
+        beside.print_beside(record)
+        print(record.write(out))
+
+
 @app.command("against-torchvision")
 def against_torchvision(
     out: Out,

@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torchvision
 from rich.console import Console
@@ -28,6 +27,7 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks import hardware
+from benchmarks.beside import ratio_of_medians
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import dataset_id
 from benchmarks.latency import ForeignLoad, fixed_threads, summarise
@@ -74,12 +74,14 @@ class Agreement:
         alone: Detections of either that the other lacks: none of the same class within 0.1 px and 0.001 of score.
         box: Largest distance of two sides that belong together, in pixels of the image.
         score: Largest difference of their scores.
+        mask: Largest share of two masks' union that only one of them covers; None where there are no masks.
     """
 
     detections: int
     alone: int
     box: float
     score: float
+    mask: float | None = None
 
 
 def _ssd(sides: dict[str, int]) -> nn.Module:
@@ -100,6 +102,10 @@ def _faster_rcnn(sides: dict[str, int]) -> nn.Module:
     return detection.FasterRCNN(_resnet(), 1 + CLASSES, **sides)
 
 
+def _mask_rcnn(sides: dict[str, int]) -> nn.Module:
+    return detection.MaskRCNN(_resnet(), 1 + CLASSES, **sides)
+
+
 @dataclass(frozen=True)
 class _Opponent:
     """How torchvision's model of a catalog row is built, and which overrides make ours the same."""
@@ -114,6 +120,7 @@ OPPONENTS: dict[str, _Opponent] = {
     "ssd300_vgg16": _Opponent("ssd300_vgg16", _ssd, ssd.TORCHVISION, resizes=False),
     "retinanet_r50_fpn": _Opponent("retinanet_resnet50_fpn", _retinanet, retinanet.TORCHVISION),
     "faster_rcnn_r50_fpn": _Opponent("fasterrcnn_resnet50_fpn", _faster_rcnn, {}),
+    "mask_rcnn_r50_fpn": _Opponent("maskrcnn_resnet50_fpn", _mask_rcnn, {}),
 }
 """By catalog name."""
 
@@ -190,6 +197,8 @@ def _enliven(model: nn.Module, images: list[Tensor]) -> None:
         predictor = model.roi_heads.box_predictor
         _spread(model, images, {predictor.cls_score: 1.5, predictor.bbox_pred: 0.7})
         predictor.cls_score.bias[0] += 7.0
+        if isinstance(model, detection.MaskRCNN):
+            _spread(model, images, {model.roi_heads.mask_predictor.mask_fcn_logits: 2.0})
 
 
 def _spread(model: nn.Module, images: list[Tensor], deviations: dict[nn.Module, float]) -> dict[nn.Module, Tensor]:
@@ -234,9 +243,10 @@ def agreement(ours: Sequence[Detections], theirs: Sequence[dict[str, Tensor]]) -
 
     Args:
         ours: Of each image.
-        theirs: torchvision's answers; their labels count from 1.
+        theirs: torchvision's answers; their labels count from 1, and their masks are probabilities.
     """
     alone, box, score = 0, 0.0, 0.0
+    masks: list[float] = []
     for one, other in zip(ours, theirs, strict=True):
         if not len(one) or not len(other["boxes"]):
             alone += len(one) + len(other["boxes"])
@@ -250,7 +260,12 @@ def agreement(ours: Sequence[Detections], theirs: Sequence[dict[str, Tensor]]) -
         if len(paired):
             box = max(box, float(sides[paired, best[paired]].max()))
             score = max(score, float(scores[paired, best[paired]].max()))
-    return Agreement(sum(len(other["boxes"]) for other in theirs), alone, box, score)
+            if one.masks is not None and "masks" in other:
+                first, second = one.masks[paired], other["masks"][best[paired], 0] > 0.5
+                union = (first | second).sum((1, 2)).clamp(min=1)
+                masks.append(float(((first ^ second).sum((1, 2)) / union).max()))
+    count = sum(len(other["boxes"]) for other in theirs)
+    return Agreement(count, alone, box, score, max(masks) if masks else None)
 
 
 def compare(
@@ -328,7 +343,7 @@ def compare(
         versions=versions(),
         metrics={
             **{who: summarise(seconds) for who, seconds in samples.items()},
-            "ratio": _ratio(samples["ours"], samples["theirs"]),
+            "ratio": ratio_of_medians(samples["ours"], samples["theirs"]),
             "agreement": asdict(found),
             "foreign_load": foreign,
             **origin,
@@ -344,15 +359,6 @@ def _ours(model: Detector, device: str, image: Tensor) -> list[Detections]:
 
 def _theirs(model: nn.Module, device: str, image: Tensor) -> list[dict[str, Tensor]]:
     return [{name: value.to("cpu") for name, value in answer.items()} for answer in model([image.to(device)])]
-
-
-def _ratio(ours: Sequence[float], theirs: Sequence[float], draws: int = 2_000) -> dict[str, float]:
-    """Ratio of the medians, and the middle 95 % of what resampled pairs give."""
-    pairs = np.array([ours, theirs])
-    rows = np.random.default_rng(0).integers(pairs.shape[1], size=(draws, pairs.shape[1]))
-    medians = np.median(pairs[:, rows], axis=2)
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5]).tolist()
-    return {"median": float(np.median(pairs[0]) / np.median(pairs[1])), "low": low, "high": high}
 
 
 def print_comparison(records: Sequence[Record]) -> None:

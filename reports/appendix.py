@@ -55,6 +55,7 @@ def appendix(shelf: Shelf) -> list[Section]:
     rows = [_row(entry, lists) for entry in shelf.entries]
     sections += _part("Time by stage", "stages", _times(shelf))
     sections += _part("Against other implementations", "comparisons", _comparisons(shelf))
+    sections += _part("Side by side", "beside", _beside(shelf))
     sections += _part("Trainings", "trainings", _trainings(shelf))
     sections += _part("Machines", "machines", _machines(lists))
     sections += _part("Versions", "versions", _pairs("versions", lists.versions.items(), literal))
@@ -98,7 +99,7 @@ def _times(shelf: Shelf) -> Grid:
             cells[2] = "in network" if shelf.about(entry.record.detector, "family") == "two-stage" else "none"
         samples = str(len(entry.record.samples.get("end_to_end", ())))
         rows.append((entry.record.detector, entry.record.scale, entry.test, entry.clock, *cells, samples))
-    names = ("preprocess ms", "network ms", "proposals ms", "postprocess ms", "end to end ms", "samples")
+    names = (*(f"{stage.replace('_', ' ')} ms" for stage in _STAGES), "samples")
     heads = (*_heads("detector", "size", "images of", "machine"), *(Header(name) for name in names))
     return Grid(heads, tuple(rows))
 
@@ -108,6 +109,8 @@ def _comparisons(shelf: Shelf) -> Grid:
     rows = []
     for entry in shelf.of("comparison"):
         record = entry.record
+        if "beside" in record.protocol:
+            continue
         metrics: dict[str, Any] = record.metrics
         try:
             times = [f"{1000 * metrics[who]['median']:.1f}" for who in ("ours", "theirs")]
@@ -122,6 +125,28 @@ def _comparisons(shelf: Shelf) -> Grid:
     heads = _heads("detector", "against", "images of", "machine")
     names = ("here ms", "there ms", "here / there", "95 % interval", "same detections")
     return Grid((*heads, *map(Header, names)), tuple(rows))
+
+
+def _beside(shelf: Shelf) -> Grid:
+    """Several detectors, timed image by image."""
+    rows = []
+    for entry in shelf.of("comparison"):
+        if "beside" not in entry.record.protocol:
+            continue
+        try:
+            found = entry.record.metrics["detectors"]
+            for name, figures in found.items():
+                medians = [figures["stages"].get(stage, {}).get("median") for stage in _STAGES]
+                cells = ["none" if median is None else f"{1000 * median:.2f}" for median in medians]
+                ratio = [f"{figures['ratio'][key]:.2f}" for key in ("median", "low", "high")]
+                weights = f"`{figures['weights']['sha256'][:8]}`" if figures["weights"] else "random"
+                against = (entry.record.detector, ratio[0], f"{ratio[1]} to {ratio[2]}")
+                rows.append((literal(name), figures["scale"], weights, entry.test, entry.clock, *cells, *against))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise entry.wrong("metrics", entry.record.metrics, "what `compare-latency` writes") from error
+    names = [f"{stage.replace('_', ' ')} ms" for stage in _STAGES]
+    heads = (*_heads("detector", "size", "weights", "images of", "machine"), *map(Header, names))
+    return Grid((*heads, Header("against", text=True), Header("ratio"), Header("95 % interval")), tuple(rows))
 
 
 def _trainings(shelf: Shelf) -> Grid:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from benchmarks import against
 from benchmarks.__main__ import app
 from benchmarks.against import OPPONENTS, Pair, agreement, compare, generated_images, pair_up
+from benchmarks.beside import ratio_of_medians
 from benchmarks.results import Record
 from ops.structures import Detections
 from zoo import build
@@ -113,9 +114,9 @@ def test_agreement_finds_what_differs() -> None:
 
 def test_ratio_is_that_of_medians_with_an_interval() -> None:
     theirs = [1.0, 2.0, 3.0, 4.0, 100.0]
-    found = against._ratio([0.5 * seconds for seconds in theirs], theirs)
+    found = ratio_of_medians([0.5 * seconds for seconds in theirs], theirs)
     assert found == {"median": 0.5, "low": 0.5, "high": 0.5}, "what slows both down at once takes nothing from it"
-    found = against._ratio([1.0, 1.1, 0.9, 1.2, 1.0] * 4, [1.0] * 20)
+    found = ratio_of_medians([1.0, 1.1, 0.9, 1.2, 1.0] * 4, [1.0] * 20)
     assert found["median"] == 1.0
     assert 0.9 <= found["low"] <= 1.0 <= found["high"] <= 1.1
 

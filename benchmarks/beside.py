@@ -1,0 +1,202 @@
+"""Detectors side by side: the same images, one process, image by image, so that a slower minute slows all alike.
+
+On each image every detector is timed once, stage by stage, before the next image comes. Who goes first changes from
+image to image. Ratios are of medians, against the detector that is named last, with an interval from resampling the
+images. Proposals are computed each time, never remembered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import hardware
+from benchmarks.datasets import Dataset
+from benchmarks.evaluate import dataset_id, load_subject
+from benchmarks.latency import ForeignLoad, by_stage, fixed_threads, summarise, time_call
+from benchmarks.proposals import Memory, proposer_of
+from benchmarks.provenance import commit, sha256, versions
+from benchmarks.results import Record, Weights
+from zoo import CATALOG, build, checkpoints
+from zoo.detector import Detector
+
+__all__ = ["Contender", "compare_latency", "contender", "print_beside", "ratio_of_medians"]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A detector that is timed beside others.
+
+    Attributes:
+        name: Catalog name.
+        model: In evaluation mode.
+        scale: As in Record.
+        overrides: Constructor arguments.
+        weights: The checkpoint; None for random ones,
+        seed: and theirs then.
+        origin: Year, paper and family.
+    """
+
+    name: str
+    model: Detector
+    scale: Literal["small", "paper"]
+    overrides: dict[str, Any] = field(default_factory=dict)
+    weights: Weights | None = None
+    seed: int | None = None
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def contender(text: str, dataset: Dataset, *, random: bool = False, small: bool = False, seed: int = 0) -> Contender:
+    """A detector as the command line names it.
+
+    Args:
+        text: Catalog name, for the checkpoint that ships for the dataset; or `NAME=FILE`.
+        dataset: Where it is to detect.
+        random: Take random weights, of so many classes as the dataset has, instead of a checkpoint.
+        small: With random weights, the small size instead of the paper's.
+        seed: Of random weights.
+
+    Raises:
+        ValueError: The name is unknown, or there is no checkpoint.
+    """
+    name, separator, file = text.partition("=")
+    if random:
+        if name not in CATALOG or separator:
+            raise ValueError(f"{text}: name a detector of the catalog, without a file, for random weights")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = build(name, len(dataset.class_names), small=small).eval()
+        overrides = dict(CATALOG[name].small or {}) if small else {}
+        return Contender(name, model, "small" if small else "paper", overrides, None, seed, CATALOG[name].origin)
+    path = Path(file) if separator else checkpoints.find(name, dataset.name)
+    subject = load_subject(name, path, len(dataset.class_names))
+    weights = Weights(file=path.name, sha256=sha256(path))
+    return Contender(subject.name, subject.model, subject.scale, subject.overrides, weights, None, subject.origin)
+
+
+def compare_latency(
+    contenders: Sequence[Contender],
+    dataset: Dataset,
+    *,
+    images: int = 20,
+    rounds: int = 1,
+    threads: int = 2,
+    device: str = "cpu",
+    note: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Record:
+    """Time all on the first images, image by image.
+
+    Args:
+        contenders: The last one is what the others are measured by, and gives the Record its name.
+        dataset: Decoding is not timed.
+        images: Images to time, the first ones.
+        rounds: How often all images are gone through.
+        threads: Of PyTorch and OpenCV.
+        device: `cpu` or a CUDA device.
+        note: What a reader of the Record must know.
+        progress: Called with turns done and turns in all.
+
+    Raises:
+        ValueError: There are fewer than two, or two of one name, or no images, or one takes remembered proposals.
+    """
+    names = [one.name for one in contenders]
+    images = min(images, len(dataset))
+    if len(contenders) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"need two or more detectors of different names, got {', '.join(names) or 'none'}")
+    if min(images, rounds) < 1:
+        raise ValueError(f"need at least one image and one round, got {images} and {rounds}")
+    for one in contenders:
+        if isinstance(proposer_of(one.model), Memory):
+            raise ValueError(f"{one.name}: proposals out of a memory cannot be timed")
+        one.model.to(device).eval()
+    pictures = [dataset[index][0] for index in range(images)]
+    place = torch.device(device)
+    calls: dict[str, list[dict[str, float]]] = {name: [] for name in names}
+    with torch.inference_mode():
+        for one in contenders:
+            # Imports what it imports at its first use, before threads are set.
+            time_call(one.model, pictures[:1], place)
+        with fixed_threads(threads) as fixed:
+            for one in contenders:
+                time_call(one.model, pictures[-1:], place)
+            load = ForeignLoad()
+            for turn in range(rounds * images):
+                first = (turn + turn // images) % len(contenders)
+                for one in (*contenders[first:], *contenders[:first]):
+                    calls[one.name].append(time_call(one.model, [pictures[turn % images]], place))
+                if progress is not None:
+                    progress(turn + 1, rounds * images)
+            foreign = load.cores()
+    samples = {name: by_stage(rows) for name, rows in calls.items()}
+    last = contenders[-1]
+    return Record(
+        kind="comparison",
+        detector=last.name,
+        scale=last.scale,
+        overrides=json.loads(json.dumps(last.overrides, default=str)),
+        num_classes=last.model.num_classes,
+        weights=last.weights,
+        dataset=dataset_id(dataset),
+        protocol={
+            "beside": names[:-1],
+            "batch": 1,
+            "threads": fixed,
+            "images": images,
+            "rounds": rounds,
+            "order": "image by image, the first one changing",
+            "from": "decoded image in host memory",
+            "to": "detections in host memory",
+            "clock": "events, host clock end to end" if place.type == "cuda" else "host clock",
+        },
+        hardware=hardware.stamp(device, threads),
+        commit=commit(),
+        versions=versions(),
+        metrics={
+            "detectors": {one.name: _figures(one, samples[one.name], samples[last.name]) for one in contenders},
+            "foreign_load": foreign,
+            **last.origin,
+        },
+        samples={f"{name} {stage}": seconds for name, stages in samples.items() for stage, seconds in stages.items()},
+        note=note,
+    )
+
+
+def _figures(one: Contender, own: dict[str, list[float]], last: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        "scale": one.scale,
+        "weights": None if one.weights is None else one.weights.model_dump(),
+        "random": one.seed,
+        "stages": {stage: summarise(seconds) for stage, seconds in own.items()},
+        "ratio": ratio_of_medians(own["end_to_end"], last["end_to_end"]),
+    }
+
+
+def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float], draws: int = 2_000) -> dict[str, float]:
+    """Ratio of the medians of paired samples, and the middle 95 % of what resampled pairs give."""
+    pairs = np.array([ours, theirs])
+    rows = np.random.default_rng(0).integers(pairs.shape[1], size=(draws, pairs.shape[1]))
+    medians = np.median(pairs[:, rows], axis=2)
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5]).tolist()
+    return {"median": float(np.median(pairs[0]) / np.median(pairs[1])), "low": low, "high": high}
+
+
+def print_beside(record: Record) -> None:
+    """Median milliseconds of each detector by stage, and ratios."""
+    found = record.metrics["detectors"]
+    stages = by_stage([dict.fromkeys(figures["stages"], 0.0) for figures in found.values()])
+    table = Table("detector", *(f"{stage} ms" for stage in stages), f"/ {record.detector}", "95 % interval")
+    for name, figures in found.items():
+        medians = [figures["stages"].get(stage, {}).get("median") for stage in stages]
+        cells = ["-" if median is None else f"{1000 * median:.2f}" for median in medians]
+        ratio = figures["ratio"]
+        table.add_row(name, *cells, f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}")
+    Console().print(table)
