@@ -189,6 +189,11 @@ def evaluate(
         str | None,
         typer.Option(help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco."),
     ] = None,
+    soft_nms: Annotated[
+        str | None, typer.Option(help="linear or gaussian: lower the scores of duplicates instead of removing them.")
+    ] = None,
+    soft_nms_sigma: Annotated[float, typer.Option(help="Of the Gaussian.")] = 0.5,
+    soft_nms_iou: Annotated[float, typer.Option(help="Overlap from which the linear kind lowers.")] = 0.3,
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
@@ -198,12 +203,18 @@ def evaluate(
         from benchmarks.datasets import open_dataset
         from benchmarks.evaluate import evaluate as run
         from benchmarks.score import print_scores
+        from ops.nms import Suppression
 
+        softly = None
+        if soft_nms is not None:
+            softly = Suppression(soft_nms, sigma=soft_nms_sigma, iou=soft_nms_iou)  # type: ignore[arg-type]
         if threads is not None:
             torch.set_num_threads(threads)
         images = open_dataset(dataset, split, data_root)
         subject = _subject(detector, dataset, weights, len(images.class_names), settings)
-        record = run(subject, images, device=device, batch=batch, multi_scale=multi_scale, note=note, out=out)
+        record = run(
+            subject, images, device=device, batch=batch, multi_scale=multi_scale, soft_nms=softly, note=note, out=out
+        )
         print_scores(record.metrics)
 
 

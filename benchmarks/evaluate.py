@@ -32,6 +32,7 @@ from benchmarks.multiscale import MultiScale, protocol_named
 from benchmarks.proposals import remembering
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
+from ops.nms import Suppression, suppressing
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
 
@@ -263,6 +264,7 @@ def evaluate(
     device: str = "cpu",
     batch: int = 1,
     multi_scale: str | None = None,
+    soft_nms: Suppression | None = None,
     note: str = "",
     out: Path | None = None,
     quiet: bool = False,
@@ -279,9 +281,15 @@ def evaluate(
         batch: Images a step.
         multi_scale: Name of a protocol of `benchmarks.multiscale`: look at each image in several sizes. The Record says
             so, in its name too.
+        soft_nms: What suppresses duplicates in place of the detector's hard NMS. The Record says so, in its name too.
         note: What a reader of the Record must know besides what the subject says.
         out: Folder.
         quiet: Draw no progress.
+
+    Raises:
+        EvaluationError: The dataset has none of the detector's classes, or the detector suppresses duplicates in a
+            way of its own, which `soft_nms` cannot take the place of.
+        ValueError: There is no such protocol, or the detector cannot take its sizes.
     """
     looks: dict[str, Any] = {}
     if multi_scale is not None:
@@ -290,7 +298,14 @@ def evaluate(
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
     with remembering(subject.model, dataset, quiet=quiet):
-        rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
+        if soft_nms is not None:
+            looks["suppression"] = soft_nms.describe()
+            with suppressing(soft_nms) as asked:
+                detect(subject.model, dataset, categories=categories, device=device, limit=1, quiet=True)
+            if not asked.used:
+                raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
+        with suppressing(soft_nms):
+            rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
         proposes = hasattr(subject.model, "proposals")
         regions = propose(subject.model, dataset, device=device, quiet=quiet) if proposes else None
     truth = load_ground_truth(dataset.coco())

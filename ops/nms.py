@@ -1,11 +1,16 @@
 """Suppress duplicate detections. The hard kind is torchvision's; a box at exactly the threshold stays.
 
-Soft-NMS lowers the scores of overlapping boxes instead (Bodla et al. 2017, https://arxiv.org/abs/1704.04503).
+Soft-NMS lowers the scores of overlapping boxes instead (Bodla et al. 2017, https://arxiv.org/abs/1704.04503). It needs
+no training, so that any detector can be tested with it: `suppressing` puts it in the place of the hard kind.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +18,89 @@ from torchvision.ops import batched_nms
 
 from ops.structures import Detections
 
-__all__ = ["classwise_nms", "classwise_soft_nms", "soft_nms"]
+__all__ = ["Suppression", "classwise_nms", "classwise_soft_nms", "soft_nms", "suppress", "suppressing"]
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Soft-NMS in place of a detector's hard NMS, with the authors' constants; arguments of `soft_nms`.
+
+    Attributes:
+        method: `linear` or `gaussian`.
+        sigma: Of `gaussian`.
+        iou: Of `linear`; the detector's own threshold plays no part.
+        floor: See `soft_nms`.
+    """
+
+    method: Literal["linear", "gaussian"] = "gaussian"
+    sigma: float = 0.5
+    iou: float = 0.3
+    floor: float = 0.001
+
+    def __post_init__(self) -> None:
+        if self.method not in ("linear", "gaussian"):
+            raise ValueError(f"soft NMS is linear or gaussian, not {self.method!r}")
+        if not self.sigma > 0 or not 0 <= self.iou < 1 or not self.floor > 0:
+            raise ValueError(f"soft NMS needs sigma > 0, 0 <= iou < 1 and floor > 0, got {self}")
+
+    def describe(self) -> dict[str, Any]:
+        """What matters of it, as a Record keeps it; constants other than the authors' are part of the name."""
+        constant, usual = ("iou", 0.3) if self.method == "linear" else ("sigma", 0.5)
+        value = getattr(self, constant)
+        name = f"soft_nms_{self.method}" + ("" if value == usual else f"_{value:g}")
+        return {"name": name, constant: value, "floor": self.floor}
+
+
+@dataclass
+class _Asked:
+    """What takes the place of hard NMS, and whether anyone asked for it."""
+
+    instead: Suppression | None
+    used: bool = False
+
+
+_asked: ContextVar[_Asked | None] = ContextVar("suppression", default=None)
+
+
+@contextmanager
+def suppressing(instead: Suppression | None) -> Iterator[_Asked]:
+    """Meanwhile, detectors that suppress by `suppress` or `classwise_nms` do it by `instead`; None changes nothing.
+
+    Gives an object whose `used` turns true when one does, so that a caller can tell a detector that has a way of its
+    own.
+    """
+    asked = _Asked(instead)
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
+
+
+def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou: float, limit: int | None) -> tuple[Tensor, Tensor]:
+    """Of the boxes of one image and class that overlap by more than `iou`, keep the highest-scoring.
+
+    Under `suppressing`, scores are lowered instead.
+
+    Args:
+        boxes: `[N, 4]`.
+        scores: `[N]`.
+        labels: int64 `[N]`.
+        iou: See above.
+        limit: Most boxes over all classes; None keeps all.
+
+    Returns:
+        Indices `[K]` of the boxes that stay and their scores `[K]`, descending.
+    """
+    asked = _asked.get()
+    if asked is None or asked.instead is None:
+        kept = batched_nms(boxes.float(), scores.float(), labels, iou)[:limit]
+        return kept, scores[kept]
+    asked.used = True
+    soft = asked.instead
+    return soft_nms(
+        boxes, scores, labels=labels, method=soft.method, sigma=soft.sigma, iou=soft.iou, floor=soft.floor, limit=limit
+    )
 
 
 def classwise_nms(
@@ -32,7 +119,7 @@ def classwise_nms(
         boxes: `[N, 4]`, or `[N, C, 4]` where each class has a box of its own.
         scores: `[N, C]`, without background.
         score_floor: A detection must score more than this.
-        iou: Of two boxes of one class that overlap by more, the lower-scoring goes.
+        iou: Of two boxes of one class that overlap by more, the lower-scoring goes, unless under `suppressing`.
         limit: Most detections that are kept, over all classes; None keeps all.
         before: Most candidates over all classes that enter suppression.
         before_per_class: Most candidates a class that enter suppression (SSD: 400).
@@ -48,8 +135,8 @@ def classwise_nms(
         picked, order = picked.topk(before)
         rows, labels = rows[order], labels[order]
     candidates = boxes[rows] if boxes.ndim == 2 else boxes.reshape(-1, num_classes, 4)[rows, labels]
-    kept = batched_nms(candidates.float(), picked.float(), labels, iou)[:limit]
-    return Detections.ranked(candidates[kept], picked[kept], labels[kept])
+    kept, rescored = suppress(candidates, picked, labels, iou=iou, limit=limit)
+    return Detections.ranked(candidates[kept], rescored, labels[kept])
 
 
 def soft_nms(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from ops.nms import classwise_soft_nms, soft_nms
+from ops.nms import Suppression, classwise_nms, classwise_soft_nms, soft_nms, suppressing
 
 SIX = torch.tensor(
     [
@@ -132,3 +132,54 @@ def test_classwise_takes_boxes_a_class() -> None:
     found = classwise_soft_nms(boxes, scores, score_floor=0.75, limit=100, before=4)
     assert found.labels.tolist() == [0, 1, 0, 1]
     assert torch.equal(found.boxes, torch.stack([SIX[0], SIX[0] + 500, SIX[1], SIX[1] + 500]))
+
+
+SOFTLY = {
+    "linear": {0: 0.95, 2: 0.8, 4: 0.6, 3: 0.35, 5: 0.109244, 1: 0.017087},
+    "gaussian": {0: 0.95, 2: 0.768004, 4: 0.6, 3: 0.424571, 1: 0.158965, 5: 0.038082},
+}
+
+
+@pytest.mark.parametrize("method", list(SOFTLY))
+def test_in_place_of_hard_suppression(method: str) -> None:
+    def six(**limits: int) -> tuple[list[int], Tensor]:
+        found = classwise_nms(SIX, SIX_SCORES[:, None], score_floor=0.3, iou=0.5, **{"limit": 100, **limits})
+        return [SIX.tolist().index(box) for box in found.boxes.tolist()], found.scores
+
+    expected = SOFTLY[method]
+    assert six()[0] == [0, 2, 3, 4]
+    with suppressing(Suppression(method)) as asked:  # type: ignore[arg-type]
+        assert not asked.used
+        rows, scores = six()
+        assert asked.used
+        assert rows == list(expected)
+        torch.testing.assert_close(scores, torch.tensor(list(expected.values())), atol=1e-6, rtol=0)
+        assert six(limit=2)[0] == rows[:2]
+        assert set(six(before_per_class=3)[0]) == {0, 1, 2}
+    assert six()[0] == [0, 2, 3, 4], "afterwards as before"
+
+
+def test_nothing_in_place_of_hard_suppression() -> None:
+    with suppressing(None) as asked:
+        found = classwise_nms(SIX, SIX_SCORES[:, None], score_floor=0.3, iou=0.5, limit=100)
+    assert len(found) == 4
+    assert not asked.used
+
+
+def test_afterwards_as_before_even_if_it_fails() -> None:
+    with pytest.raises(KeyError), suppressing(Suppression()):
+        raise KeyError
+    assert len(classwise_nms(SIX, SIX_SCORES[:, None], score_floor=0.3, iou=0.5, limit=100)) == 4
+
+
+def test_a_suppression_says_what_it_is() -> None:
+    assert Suppression().describe() == {"name": "soft_nms_gaussian", "sigma": 0.5, "floor": 0.001}
+    assert Suppression("linear").describe() == {"name": "soft_nms_linear", "iou": 0.3, "floor": 0.001}
+    assert Suppression(sigma=0.3).describe()["name"] == "soft_nms_gaussian_0.3"
+    assert Suppression("linear", sigma=0.3).describe()["name"] == "soft_nms_linear"
+
+
+@pytest.mark.parametrize("settings", [{"method": "hard"}, {"sigma": 0.0}, {"iou": 1.0}, {"floor": 0.0}])
+def test_impossible_settings(settings: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="soft NMS"):
+        Suppression(**settings)  # type: ignore[arg-type]

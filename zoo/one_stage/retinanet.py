@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, sigmoid_focal_loss
+from torchvision.ops import box_iou, clip_boxes_to_image, sigmoid_focal_loss
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
 
@@ -32,6 +32,7 @@ from ops.anchors import grid_anchors, pyramid_shapes
 from ops.coders import CenterSizeCoder
 from ops.images import Batch, normalise, resize_short_side, stack
 from ops.match import BETWEEN, threshold_match
+from ops.nms import suppress
 from ops.structures import Detections, Target
 from zoo.backbones import small
 from zoo.backbones.resnet import ResNet
@@ -234,8 +235,8 @@ class RetinaNet(Detector):
             found = [self._surest(logits[index], offsets[index], anchors) for logits, offsets, anchors in levels]
             boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
             boxes = clip_boxes_to_image(boxes, frame.inner)
-            kept = batched_nms(boxes, scores, labels, self.nms_iou)[: self.limit]
-            answers.append(Detections.ranked(frame.to_image(boxes[kept]), scores[kept], labels[kept]))
+            kept, scores = suppress(boxes, scores, labels, iou=self.nms_iou, limit=self.limit)
+            answers.append(Detections.ranked(frame.to_image(boxes[kept]), scores, labels[kept]))
         return answers
 
     def _surest(self, logits: Tensor, offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
