@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import alternate, c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, mask_rcnn, rfcn
+from zoo.two_stage import alternate, c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, light_head, mask_rcnn, rfcn
 
 __all__ = ["CATALOG"]
 
@@ -205,6 +205,20 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(600, 1000),
         golden=Golden(parameters={20: 31_809_539}, boxes={(600, 1000): 21_546}),
+    ),
+    Spec(
+        name="light_head_rcnn_r101",
+        build=light_head.light_head_rcnn_r101,
+        year=2017,
+        paper="Li, Peng, Yu, Zhang, Deng, Sun: Light-Head R-CNN: In Defense of Two-Stage Object Detector, 2017",
+        family="two-stage",
+        recipe=light_head.RECIPE,
+        small=light_head.SMALL,
+        small_recipe=light_head.SMALL_RECIPE,
+        input_size=(800, 1216),
+        golden=Golden(
+            parameters={80: 68_594_179}, boxes={(800, 1216): 57_000}, macs={(80, 800, 1216): 286_310_809_600}
+        ),
     ),
     Spec(
         name="ssd300_vgg16",

@@ -1,4 +1,4 @@
-"""Position-sensitive RoI pooling against worked numbers and against its definition as loops."""
+"""Position-sensitive RoI pooling, plain and deformable, against worked numbers and against definitions as loops."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from ops.position_sensitive import ps_roi_pool
+from ops.position_sensitive import deformable_ps_roi_pool, ps_roi_pool
 
 
 def ramp(channels: int = 18, side: int = 6) -> Tensor:
@@ -115,3 +115,86 @@ def test_bfloat16_no_regions_and_wrong_shapes() -> None:
         ps_roi_pool(maps, [torch.zeros(0, 4)] * 2, 2, 1)
     with pytest.raises(ValueError, match="boxes of 1 images for maps of 2"):
         ps_roi_pool(maps, [torch.zeros(0, 4)], 3, 1)
+
+
+@pytest.mark.parametrize(("move", "change"), [((0.0, 0.0), 0.0), ((1.0, 0.0), 0.4), ((0.0, 1.0), 2.4)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_numbers_of_the_deformable_operator(move: tuple[float, float], change: float, groups: int) -> None:
+    """An offset of 1 is a tenth of the region, x first; here 0.4 cells, of which a row is worth 6."""
+    offsets = torch.tensor(move * groups).view(1, -1, 1, 1).expand(-1, -1, 3, 3)
+    pooled = deformable_ps_roi_pool(ramp(), [inclusive(1, 1, 4, 4)], 3, 1, offsets)
+    first = torch.tensor([7, 108.333333, 209.666667, 315, 416.333333, 517.666667, 623, 724.333333, 825.666667])
+    torch.testing.assert_close(pooled[0].flatten(1), torch.stack([first, first + 900]) + change)
+
+
+def deformable_loops(
+    maps: Tensor, boxes: list[Tensor], size: int, stride: int, offsets: Tensor, samples: int
+) -> Tensor:
+    """Sample by sample, with the four neighbours of each."""
+    _, channels, height, width = maps.shape
+    outputs, groups = channels // size**2, offsets.shape[1] // 2
+    answers, region = [], 0
+    for image, rows in enumerate(boxes):
+        for box in rows.tolist():
+            x1, y1, x2, y2 = (math.floor(value + 0.5) / stride for value in box)
+            across, down = max(x2 - x1, 0.1), max(y2 - y1, 0.1)
+            cells = []
+            for c in range(outputs):
+                group = c * groups // outputs
+                for i in range(size):
+                    for j in range(size):
+                        plane = maps[image, (c * size + i) * size + j]
+                        total, count = maps.new_zeros(()), 0
+                        for v in range(samples):
+                            for u in range(samples):
+                                x = x1 - 0.5 + across * (j + u / samples) / size
+                                y = y1 - 0.5 + down * (i + v / samples) / size
+                                x = x + 0.1 * across * offsets[region, 2 * group, i, j]
+                                y = y + 0.1 * down * offsets[region, 2 * group + 1, i, j]
+                                if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+                                    continue
+                                count += 1
+                                x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+                                left, top = min(int(x), width - 2), min(int(y), height - 2)
+                                for row in (top, top + 1):
+                                    for column in (left, left + 1):
+                                        share = (1 - (x - column).abs()) * (1 - (y - row).abs())
+                                        total = total + share * plane[row, column]
+                        cells.append(total / max(count, 1))
+            answers.append(torch.stack(cells).view(outputs, size, size))
+            region += 1
+    return torch.stack(answers)
+
+
+@pytest.mark.parametrize(("groups", "samples"), [(1, 2), (3, 1)])
+def test_deformable_against_loops(groups: int, samples: int) -> None:
+    torch.manual_seed(groups)
+    maps = torch.randn(2, 3 * 4, 5, 6, requires_grad=True)
+    boxes = [
+        torch.tensor([[3.0, 2, 38, 30], [-20, -9, 20, 60]]),
+        torch.tensor([[30.0, 20, 60, 50], [9, 9, 9, 9], [90, 90, 99, 99]]),
+    ]
+    offsets = torch.randn(5, 2 * groups, 2, 2, requires_grad=True)
+    ours = deformable_ps_roi_pool(maps, boxes, 2, 8, offsets, samples=samples)
+    theirs = deformable_loops(maps, boxes, 2, 8, offsets, samples)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    assert (theirs[-1] == 0).all(), "a region outside of the map"
+    weight = torch.randn_like(ours)
+    for mine, wanted in zip(
+        torch.autograd.grad((ours * weight).sum(), (maps, offsets)),
+        torch.autograd.grad((theirs * weight).sum(), (maps, offsets)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, wanted, atol=1e-4, rtol=0)
+
+
+def test_deformable_without_regions() -> None:
+    maps = torch.randn(2, 9, 5, 5)
+    assert deformable_ps_roi_pool(maps, [torch.zeros(0, 4)] * 2, 3, 1).shape == (0, 1, 3, 3)
+    box = torch.tensor([[0.0, 0, 5, 5]])
+    offsets = torch.zeros(1, 2, 3, 3)
+    assert deformable_ps_roi_pool(maps, [torch.zeros(0, 4), box], 3, 1, offsets).shape == (1, 1, 3, 3)
+    with pytest.raises(ValueError, match="9 channels"):
+        deformable_ps_roi_pool(maps, [box, box], 2, 1)
+    with pytest.raises(ValueError, match="boxes of 1 images"):
+        deformable_ps_roi_pool(maps, [box], 3, 1)

@@ -149,7 +149,7 @@ def test_small_is_a_detector() -> None:
 
 
 def test_small_overfits() -> None:
-    assert_overfits(build("rfcn_r101", 2, small=True, hard=16), steps=160)
+    assert_overfits(build("rfcn_r101", 2, small=True, hard=16), steps=80)
 
 
 def test_small_is_the_same_class_and_fits_into_a_megabyte() -> None:

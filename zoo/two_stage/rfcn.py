@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,9 @@ SMALL: dict[str, Any] = {
     "limit": 100,
 }
 """For `shapes`: stride 8, 5x5 score maps; as in the paper, as many proposals in training as in testing."""
+
+
+_Kind = TypeVar("_Kind", bound="RFCN")
 
 
 class RFCN(FasterRCNN):
@@ -160,6 +163,7 @@ def assemble(
     num_classes: int,
     trunk: Trunk,
     heads: RoIHead,
+    kind: type[_Kind],
     *,
     ratios: Sequence[float] = (0.5, 1.0, 2.0),
     scales: Sequence[float] = (8.0, 16.0, 32.0),
@@ -169,15 +173,15 @@ def assemble(
     min_side: float = 16.0,
     short: int = 600,
     longest: int = 1_000,
-    std: float = 1.0,
     **parts: Any,
-) -> RFCN:
+) -> _Kind:
     """What R-FCN and those that build on it share: the first stage and the input.
 
     Args:
         num_classes: Foreground classes.
         trunk: The backbone.
         heads: The second stage, on the last map of the trunk.
+        kind: The detector's class.
         ratios: Of the anchors, height over width.
         scales: Of the anchors, in strides; on COCO the paper adds 4.
         rpn_width: Channels of the proposal network.
@@ -186,11 +190,10 @@ def assemble(
         min_side: Least side of a proposal in pixels of the image.
         short: Shorter side of the input.
         longest: Longest side of the input.
-        std: What colours are divided by, after the mean is taken off.
-        parts: As `FasterRCNN`, instead of BGR bytes less Caffe's mean.
+        parts: As `FasterRCNN`, where colours are to be others than BGR bytes less Caffe's mean.
     """
     shapes = caffe_shapes(trunk.stride, ratios, scales)
-    return RFCN(
+    return kind(
         num_classes,
         backbone=trunk.module,
         rpn=RPN(
@@ -208,7 +211,7 @@ def assemble(
         longest=longest,
         **{
             "mean": (102.9801, 115.9465, 122.7717),
-            "std": (std, std, std),
+            "std": (1.0, 1.0, 1.0),
             "caffe": True,
             "cost_regions": after_nms[1],
             **parts,
@@ -229,6 +232,8 @@ def rfcn_r101(
     samples: int = 128,
     score_floor: float = 0.0,
     limit: int = 400,
+    std: float = 1.0,
+    kind: type[RFCN] = RFCN,
     **changes: Any,
 ) -> RFCN:
     """R-FCN on ResNet-101.
@@ -245,6 +250,8 @@ def rfcn_r101(
         samples: See `hard`.
         score_floor: A detection must score more than this.
         limit: Most detections an image.
+        std: What colours are divided by, after the mean is taken off.
+        kind: The detector's class.
         changes: As `assemble`.
     """
     trunk = Trunk.caffe(blocks) if backbone == "resnet" else Trunk.small(widths)
@@ -258,7 +265,7 @@ def rfcn_r101(
         score_floor=score_floor,
         limit=limit,
     )
-    return assemble(num_classes, trunk, heads, **changes)
+    return assemble(num_classes, trunk, heads, kind, std=(std, std, std), **changes)
 
 
 def rfcn_r50(num_classes: int, **changes: Any) -> RFCN:
