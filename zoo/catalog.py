@@ -18,7 +18,7 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import alternate, c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, light_head, mask_rcnn, rfcn
+from zoo.two_stage import alternate, c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, light_head, mask_rcnn, ohem, rfcn
 
 __all__ = ["CATALOG"]
 
@@ -47,6 +47,18 @@ _ROWS: tuple[Spec, ...] = (
         input_size=(600, 1000),
         # 183.9 G in the convolutions, whose maps round up, and 0.120 G in the head for each of 2,000 proposals.
         golden=Golden(parameters={20: 134_690_729, 80: 135_919_829}, macs={(20, 600, 1000): 423_804_800_000}),
+    ),
+    Spec(
+        name="fast_rcnn_ohem_vgg16",
+        build=ohem.fast_rcnn_ohem_vgg16,
+        year=2016,
+        paper="Shrivastava, Gupta, Girshick: Training Region-based Object Detectors with OHEM, CVPR 2016",
+        family="two-stage",
+        recipe=ohem.RECIPE,
+        small=ohem.SMALL,
+        small_recipe=ohem.SMALL_RECIPE,
+        input_size=(600, 1000),
+        golden=Golden(parameters={20: 134_690_729}),
     ),
     Spec(
         name="faster_rcnn_vgg16",

@@ -232,6 +232,17 @@ class RoIHead(nn.Module):
 
         With `hard`, it is the number of hard regions, and the others cost nothing.
         """
+        class_loss, box_loss = self.region_losses(logits, offsets, samples, targets)
+        if self.hard is not None:
+            chosen = torch.cat(self.hardest(class_loss + box_loss, samples))
+            class_loss, box_loss = class_loss[chosen], box_loss[chosen]
+        share = 1 / max(1, len(class_loss))
+        return {"class": share * class_loss.sum(), "boxes": share * box_loss.sum()}
+
+    def region_losses(
+        self, logits: Tensor, offsets: Tensor, samples: list[Samples], targets: list[Target]
+    ) -> tuple[Tensor, Tensor]:
+        """Both losses of each region, `[R]`, that of the box being 0 for background."""
         labels = torch.cat([sample.labels for sample in samples])
         boxes = torch.cat([sample.boxes for sample in samples])
         rows = (labels > 0).nonzero()[:, 0]
@@ -242,25 +253,28 @@ class RoIHead(nn.Module):
         columns = labels[rows].clamp(max=offsets.shape[1] - 1)
         class_loss = F.cross_entropy(logits.float(), labels, reduction="none")
         apart = F.smooth_l1_loss(offsets.float()[rows, columns], wanted, beta=self.beta, reduction="none")
-        box_loss = torch.zeros_like(class_loss).index_add(0, rows, apart.sum(1))
-        if self.hard is not None:
-            chosen = self._hardest((class_loss + box_loss).detach(), samples)
-            class_loss, box_loss = class_loss[chosen], box_loss[chosen]
-        share = 1 / max(1, len(class_loss))
-        return {"class": share * class_loss.sum(), "boxes": share * box_loss.sum()}
+        return class_loss, torch.zeros_like(class_loss).index_add(0, rows, apart.sum(1))
 
-    def _hardest(self, losses: Tensor, samples: list[Samples]) -> Tensor:
-        """Rows of the `hard` regions of largest loss of each image, near duplicates left out."""
+    def hardest(self, losses: Tensor, samples: list[Samples]) -> list[Tensor]:
+        """The `hard` regions of largest loss of each image, near duplicates left out (OHEM, section 4.2).
+
+        Args:
+            losses: `[R]`, of the regions of all images.
+            samples: Of each image.
+
+        Returns:
+            Rows of `losses` for each image, those of largest loss first.
+        """
         chosen, first = [], 0
         for sample in samples:
-            own = losses[first : first + len(sample.boxes)]
+            own = losses[first : first + len(sample.boxes)].detach()
             if self.hard_nms is None:
                 rows = own.argsort(descending=True)
             else:
                 rows = batched_nms(sample.boxes, own, sample.labels, self.hard_nms)
             chosen.append(first + rows[: self.hard])
             first += len(sample.boxes)
-        return torch.cat(chosen)
+        return chosen
 
     def detect(self, logits: Tensor, offsets: Tensor, boxes: Tensor, inner: tuple[int, int]) -> Detections:
         """Detections of one image in network pixels, clipped to its `inner = (H, W)`."""

@@ -164,6 +164,16 @@ class FastRCNN(Detector):
         batch = stack(resized, self.divisor)
         return batch if self.proposer is None else replace(batch, images=tuple(images))
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Shorter and longest side of the input."""
+        return self.short, self.longest
+
+    def resize(self, size: int | tuple[int, int]) -> None:
+        """Fit images into `size`: the smaller of its sides for the shorter one, the larger for the longest."""
+        sides = (size, size) if isinstance(size, int) else size
+        self.short, self.longest = min(sides), max(sides)
+
     def network(self, batch: Batch, targets: list[Target] | None = None) -> TwoStageOutputs:
         """Propose, and classify the proposals; given targets, a sample of the proposals and of the objects."""
         maps = self.backbone(batch.pixels)
