@@ -18,7 +18,20 @@ from zoo.one_stage import (
     yolov2,
     yolov3,
 )
-from zoo.two_stage import alternate, c4, cascade, detnet, fast_rcnn, faster_rcnn, fpn, light_head, mask_rcnn, ohem, rfcn
+from zoo.two_stage import (
+    alternate,
+    c4,
+    cascade,
+    couplenet,
+    detnet,
+    fast_rcnn,
+    faster_rcnn,
+    fpn,
+    light_head,
+    mask_rcnn,
+    ohem,
+    rfcn,
+)
 
 __all__ = ["CATALOG"]
 
@@ -230,6 +243,20 @@ _ROWS: tuple[Spec, ...] = (
         input_size=(800, 1216),
         golden=Golden(
             parameters={80: 68_594_179}, boxes={(800, 1216): 57_000}, macs={(80, 800, 1216): 286_310_809_600}
+        ),
+    ),
+    Spec(
+        name="couplenet_r101",
+        build=couplenet.couplenet_r101,
+        year=2017,
+        paper="Zhu, Zhao, Wang, Zhao, Wu, Lu: CoupleNet: Coupling Global Structure with Local Parts, ICCV 2017",
+        family="two-stage",
+        recipe=couplenet.RECIPE,
+        small=couplenet.SMALL,
+        small_recipe=couplenet.SMALL_RECIPE,
+        input_size=(600, 1000),
+        golden=Golden(
+            parameters={20: 103_262_702}, boxes={(600, 1000): 21_546}, macs={(20, 600, 1000): 154_427_320_524}
         ),
     ),
     Spec(
