@@ -79,10 +79,11 @@ def threads(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def images(request: pytest.FixtureRequest):
     from benchmarks.datasets import open_dataset
+    from benchmarks.datasets.decoded import keep_decoded
     from benchmarks.suite import BENCHMARKS
 
     benchmark = BENCHMARKS[request.config.getoption("--dataset")]
-    return open_dataset(benchmark.name, benchmark.split, request.config.getoption("--data-root"))
+    return keep_decoded(open_dataset(benchmark.name, benchmark.split, request.config.getoption("--data-root")))
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ def measure_latency(
     images: int = 100,
     threads: int | None = None,
     batch: int = 1,
+    seconds: float | None = None,
     warmup: WarmUp | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LatencyResult:
@@ -98,6 +99,7 @@ def measure_latency(
         images: Images to measure, the first of the set in their order; no more than the set has.
         threads: Threads of PyTorch, numba and OpenCV, or None for PyTorch's present number.
         batch: Images a call; a rest that fills no batch is left out.
+        seconds: Stop after so long, though not before a 95th percentile can be stated.
         warmup: The rule; None for its defaults.
         progress: Called with calls done and calls in all (of the measured part).
 
@@ -122,9 +124,11 @@ def measure_latency(
         proposer(pictures[0])
     with torch.inference_mode(), fixed_threads(threads) as fixed:
         warm, converged = _warm_up(lambda turn: time_call(model, calls[turn], device)["end_to_end"], len(calls), warmup)
-        rows = []
-        load = ForeignLoad()
+        rows: list[dict[str, float]] = []
+        load, start = ForeignLoad(), time.perf_counter()
         for done, call in enumerate(calls, start=1):
+            if seconds is not None and time.perf_counter() - start > seconds and len(rows) >= _ENOUGH["p95"]:
+                break
             rows.append(time_call(model, call, device))
             if progress is not None:
                 progress(done, len(calls))
@@ -132,7 +136,7 @@ def measure_latency(
     protocol = {
         "batch": batch,
         "threads": fixed,
-        "images": len(calls) * batch,
+        "images": len(rows) * batch,
         "order": "first of the split, in order",
         "from": "decoded image in host memory",
         "to": "detections in host memory",

@@ -15,6 +15,7 @@ from benchmarks import hardware
 from benchmarks.cost import cost
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, dataset_id
+from benchmarks.hardware import WarmUp
 from benchmarks.latency import measure_latency
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, Record, Weights, read_records
@@ -25,9 +26,20 @@ from zoo.detector import Spec
 __all__ = ["cost_record", "latency_record", "print_latency", "record_costs"]
 
 
-def latency_record(subject: Subject, dataset: Dataset, *, device: str, threads: int, images: int) -> Record:
-    """Time a detector on the first images of a split."""
-    result = measure_latency(subject.model, dataset, device=device, threads=threads, images=images)
+def latency_record(
+    subject: Subject,
+    dataset: Dataset,
+    *,
+    device: str,
+    threads: int,
+    images: int,
+    seconds: float | None = None,
+    warmup: WarmUp | None = None,
+) -> Record:
+    """Time a detector on the first images of a split; `seconds` and `warmup` as for `measure_latency`."""
+    result = measure_latency(
+        subject.model, dataset, device=device, threads=threads, images=images, seconds=seconds, warmup=warmup
+    )
     return Record(
         kind="latency",
         detector=subject.name,

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from benchmarks.evaluate import load_subject
+from benchmarks.hardware import WarmUp
 from benchmarks.recording import latency_record
+
+SECONDS = 5.0
+"""For the warm-up, and for the samples beyond those that the percentiles need: slow detectors have fewer of both."""
 
 
 def test_latency(shipped_checkpoint, images, device, threads, records, measuring, table_row, benchmark):
@@ -16,7 +20,9 @@ def test_latency(shipped_checkpoint, images, device, threads, records, measuring
         pytest.skip("measured only with --benchmark")
     path, expectation = shipped_checkpoint
     subject = load_subject(expectation.detector, path, len(images.class_names))
-    record = latency_record(subject, images, device=device, threads=threads, images=60)
+    record = latency_record(
+        subject, images, device=device, threads=threads, images=60, seconds=SECONDS, warmup=WarmUp(seconds=SECONDS)
+    )
     record.write(records)
 
     turn = itertools.cycle(range(len(images)))
@@ -31,7 +37,8 @@ def test_latency(shipped_checkpoint, images, device, threads, records, measuring
             torch.cuda.synchronize()
         return answer
 
-    benchmark.pedantic(run, setup=next_image, rounds=20, warmup_rounds=3)
+    median = record.metrics["end_to_end"]["median"]
+    benchmark.pedantic(run, setup=next_image, rounds=max(5, min(20, int(2 / median))), warmup_rounds=1)
     medians = {stage: 1000 * record.metrics[stage]["median"] for stage in record.samples}
     benchmark.extra_info.update(
         detector=expectation.detector,

@@ -90,6 +90,14 @@ def test_proposals_are_a_stage_of_their_own_and_stages_add_up() -> None:
     assert result.summary()["proposals"]["samples"] == 12
 
 
+def test_a_slow_detector_is_timed_on_fewer_images_but_enough_for_its_percentiles() -> None:
+    result = measure_latency(Sleeper(), Images(40), images=40, threads=1, warmup=QUICK, seconds=0.0)
+    assert result.protocol["images"] == len(result.samples["network"]) == 20
+    assert result.summary()["end_to_end"]["p95"] is not None
+    result = measure_latency(Sleeper(), Images(25), images=25, threads=1, warmup=QUICK, seconds=60.0)
+    assert result.protocol["images"] == 25
+
+
 def test_a_part_that_some_calls_lack_took_no_time_there() -> None:
     plain = dict.fromkeys(STAGES, 1.0)
     samples = by_stage([plain, {**plain, "proposals": 2.0}])
