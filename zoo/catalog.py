@@ -30,6 +30,7 @@ from zoo.two_stage import (
     light_head,
     mask_rcnn,
     ohem,
+    panet,
     rfcn,
 )
 
@@ -178,6 +179,18 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=detnet.SMALL_RECIPE,
         input_size=(800, 1088),
         golden=Golden(parameters={80: 36_133_988}, boxes={(800, 1088): 234_600}),
+    ),
+    Spec(
+        name="panet_r50_fpn",
+        build=panet.panet_r50_fpn,
+        year=2018,
+        paper="Liu, Qi, Qin, Shi, Jia: Path Aggregation Network for Instance Segmentation, CVPR 2018",
+        family="two-stage",
+        recipe=panet.RECIPE,
+        small=panet.SMALL,
+        small_recipe=panet.SMALL_RECIPE,
+        input_size=(1_024, 1_344),
+        golden=Golden(parameters={80: 48_330_340}, boxes={(1_024, 1_344): 343_728}),
     ),
     Spec(
         name="cascade_rcnn_r50_fpn",

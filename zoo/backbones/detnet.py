@@ -109,7 +109,7 @@ class SmallDetNet(SmallNet):
             for block in stage:
                 assert isinstance(block, Bottleneck)
                 # As the blocks before: the identity at first.
-                nn.init.zeros_(block.bn3.weight)  # type: ignore[arg-type]
+                nn.init.zeros_(block.bn3.weight)
             self.stages.append(stage)
             self.channels = (*self.channels, widths[-1])
             self.strides = (*self.strides, self.strides[-1])

@@ -1,0 +1,248 @@
+"""PANet, from Shu Liu, Lu Qi, Haifang Qin, Jianping Shi and Jiaya Jia, "Path Aggregation Network for Instance
+Segmentation" (CVPR 2018, https://arxiv.org/abs/1803.01534).
+
+A delta of Faster R-CNN on a feature pyramid. What the fine maps know of edges reaches the coarse levels of a pyramid
+only through the whole backbone; a second path, from the bottom up, takes it there in a few layers. And each region is
+pooled from all levels instead of one: each passes a layer of its own, the largest answer counts, and the rest of the
+head follows.
+
+Constants are those of the authors' re-implementation (ShuLiu1993/PANet). Its head of four convolutions and a fully
+connected layer is ours; group normalisation is where it has it, and in the bottom-up path. What we do otherwise: boxes
+and losses are those of our Faster R-CNN on a pyramid, and the pyramid before the new path is plain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from zoo.backbones.resnet import ResNet
+from zoo.backbones.small import SmallNet
+from zoo.parts.fpn import FPN, BackboneWithFPN
+from zoo.two_stage import fpn
+from zoo.two_stage.faster_rcnn import FasterRCNN
+
+__all__ = [
+    "RECIPE",
+    "SMALL",
+    "SMALL_RECIPE",
+    "AdaptivePool",
+    "BackboneWithPath",
+    "BottomUpPath",
+    "FusedBoxHead",
+    "PANet",
+    "panet_r50_fpn",
+]
+
+RECIPE = replace(
+    fpn.RECIPE,
+    sizes=(1_200, 1_200, 1_000, 800, 600, 400),
+    resize_every=1,
+    source="ShuLiu1993/PANet, configs/panet/e2e_panet_R-50-FPN_1x_det: COCO train2017",
+)
+
+_PYRAMID = {name: value for name, value in fpn.SMALL.items() if name != "canonical"}
+
+SMALL: dict[str, Any] = {**_PYRAMID, "width": 24, "convs": 1, "norm_groups": 3}
+"""For `shapes`: that of the pyramid, narrowed to pay for the second path; groups of 8 channels, as in the paper."""
+
+SMALL_RECIPE = fpn.SMALL_RECIPE
+
+
+def _layer(
+    inputs: int, outputs: int, *, stride: int = 1, branches: int = 1, norm_groups: int = 0, bias: bool = True
+) -> nn.Sequential:
+    """A 3x3 convolution, group normalisation where there are groups, and ReLU, in `branches` that do not mix."""
+    layer = nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, groups=branches, bias=bias))
+    if norm_groups:
+        layer.append(nn.GroupNorm(branches * norm_groups, outputs))
+    layer.append(nn.ReLU(inplace=True))
+    nn.init.kaiming_normal_(layer[0].weight, mode="fan_out", nonlinearity="relu")
+    if bias:
+        nn.init.zeros_(layer[0].bias)
+    return layer
+
+
+class BottomUpPath(nn.Module):
+    """Levels once more, from the finest up (section 3.1): each is the one below, halved, and the pyramid's own."""
+
+    def __init__(self, width: int = 256, levels: int = 4, norm_groups: int = 32) -> None:
+        """Build.
+
+        Args:
+            width: Channels of the levels.
+            levels: How many.
+            norm_groups: Of group normalisation after each convolution; 0 is none.
+        """
+        super().__init__()
+        steps = range(levels - 1)
+        self.halve = nn.ModuleList(_layer(width, width, stride=2, norm_groups=norm_groups) for _ in steps)
+        self.smooth = nn.ModuleList(_layer(width, width, norm_groups=norm_groups) for _ in steps)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Levels P2 to P5, `[B, width, H_i, W_i]`, to N2 to N5 of the same sizes; N2 is P2."""
+        paths = [levels[0]]
+        for halve, smooth, level in zip(self.halve, self.smooth, levels[1:], strict=True):
+            paths.append(smooth(halve(paths[-1]) + level))
+        return paths
+
+
+class BackboneWithPath(BackboneWithFPN):
+    """A backbone, a pyramid, the way back up, and a last level for proposals: every second pixel of the coarsest."""
+
+    def __init__(self, body: nn.Module, fpn: FPN, path: BottomUpPath) -> None:
+        super().__init__(body, fpn)
+        self.path = path
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Image `[B, 3, H, W]` to N2 to N6."""
+        levels = self.path(super().forward(x))
+        return [*levels, F.max_pool2d(levels[-1], 1, 2)]
+
+
+@dataclass(frozen=True)
+class AdaptivePool:
+    """Features of regions from all levels (section 3.2), by RoIAlign.
+
+    Attributes:
+        strides: Of the levels.
+        size: Cells along each side.
+        sampling: Samples a cell along each side.
+    """
+
+    strides: Sequence[int]
+    size: int = 7
+    sampling: int = 2
+
+    def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """`[sum R_i, L * C, size, size]`: the C channels of the finest level first."""
+        parts = [
+            roi_align(x, boxes, self.size, 1 / stride, self.sampling)
+            for x, stride in zip(maps, self.strides, strict=False)
+        ]
+        return torch.cat(parts, 1)
+
+
+class FusedBoxHead(nn.Module):
+    """A convolution for each level, the largest answer of all levels, more convolutions and a fully connected layer."""
+
+    def __init__(
+        self, width: int = 256, outputs: int = 1_024, *, size: int = 7, levels: int = 4, convs: int = 3,
+        norm_groups: int = 32,
+    ) -> None:  # fmt: skip
+        """Build.
+
+        Args:
+            width: Channels of a level, and of the convolutions.
+            outputs: What the predictor reads.
+            size: Cells along each side of a region.
+            levels: Of `AdaptivePool`.
+            convs: Convolutions after the fusion.
+            norm_groups: Of group normalisation after each convolution; 0 is none.
+        """
+        super().__init__()
+        self.levels = levels
+        plain = norm_groups == 0
+        every = levels * width
+        self.own = _layer(every, every, branches=levels, norm_groups=norm_groups, bias=plain)
+        self.convs = nn.Sequential(*(_layer(width, width, norm_groups=norm_groups, bias=plain) for _ in range(convs)))
+        self.fc = nn.Linear(width * size**2, outputs)
+        nn.init.kaiming_uniform_(self.fc.weight, a=1)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`[R, L * C, size, size]` to `[R, outputs]`."""
+        fused = self.own(pooled).unflatten(1, (self.levels, -1)).amax(1)
+        x: Tensor = self.fc(self.convs(fused).flatten(1))
+        return x.relu()
+
+
+class PANet(FasterRCNN):
+    """Faster R-CNN whose regions are pooled from all levels, and which trains at many sizes."""
+
+    @property
+    def size(self) -> int:
+        """Shorter side of the input in pixels."""
+        return self.short
+
+    def resize(self, size: int | tuple[int, int]) -> None:
+        """Change the shorter side of the input.
+
+        Args:
+            size: In pixels.
+
+        Raises:
+            ValueError: It is not one side.
+        """
+        if not isinstance(size, int):
+            raise ValueError(f"PANet is resized by its shorter side, not to {size}")
+        self.short = size
+
+    def head_for_cost(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The head on a fixed number of regions."""
+        pool = self.roi_heads.box_pool
+        assert isinstance(pool, AdaptivePool)
+        channels = len(pool.strides) * maps[0].shape[1]
+        return self.roi_heads.predict(
+            maps[0].new_zeros((len(maps[0]) * self.cost_regions, channels, pool.size, pool.size))
+        )
+
+
+def panet_r50_fpn(
+    num_classes: int,
+    *,
+    backbone: Literal["resnet", "small"] = "resnet",
+    depth: int = 50,
+    trainable: int = 3,
+    widths: Sequence[int] = (16, 24, 40, 64, 64),
+    width: int = 256,
+    norm_groups: int = 32,
+    convs: int = 3,
+    pool_size: int = 7,
+    head_width: int = 1_024,
+    short: int = 1_000,
+    longest: int = 1_400,
+    **settings: Any,
+) -> FasterRCNN:
+    """PANet's boxes on ResNet-50.
+
+    Args:
+        num_classes: Foreground classes.
+        backbone: ResNet, its normalisation frozen, or the zoo's small network, all of which learns.
+        depth: Of the ResNet.
+        trainable: How many of its five parts learn, counted from the end.
+        widths: Channels of the small network.
+        width: Channels of the pyramid, of the proposal network and of the head's convolutions.
+        norm_groups: Of group normalisation in the path and the head; 0 is none.
+        convs: Convolutions of the head after the fusion.
+        pool_size: Cells along each side of a region.
+        head_width: Channels of the fully connected layer.
+        short: Shorter side of the input.
+        longest: Longest side of the input.
+        settings: As `on_pyramid`.
+    """
+    if backbone == "resnet":
+        body: ResNet | SmallNet = ResNet(depth, trainable=trainable)
+    else:
+        body = SmallNet(tuple(widths))
+    levels = len(body.strides)
+    return fpn.on_pyramid(
+        num_classes,
+        BackboneWithPath(body, FPN(body.channels, width, extra=None), BottomUpPath(width, levels, norm_groups)),
+        [*body.strides, 2 * body.strides[-1]],
+        kind=PANet,
+        box_pool=AdaptivePool(body.strides, pool_size),
+        box_head=FusedBoxHead(width, head_width, size=pool_size, levels=levels, convs=convs, norm_groups=norm_groups),
+        width=width,
+        pool_size=pool_size,
+        head_width=head_width,
+        short=short,
+        longest=longest,
+        **settings,
+    )
