@@ -4,6 +4,9 @@ The "+" rows of RefineDet's tables (Zhang et al., CVPR 2018) and the "++" rows o
 scales below are those of RefineDet's released tester; for RON's no list of scales is known, neither from the paper nor
 from its code, so there is no protocol of that name: `relative` serves it as it serves any other detector.
 
+SNIP (Singh and Davis, CVPR 2018, https://arxiv.org/abs/1711.08189) looks at a pyramid too, but takes from each
+resolution only the boxes of sizes that its detectors were trained on there (`valid_range`), and merges by Soft-NMS.
+
     model = MultiScale(detector, PROTOCOLS["refinedet320_voc"])
     model(images)
 """
@@ -18,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ops.nms import Suppression, soft_nms
+from ops.snip import in_range
 from ops.structures import Detections, Target
 from ops.voting import classwise_voting
 from zoo.detector import Detector
@@ -37,12 +42,15 @@ class Scale:
         factor: Side as a multiple of the detector's own, to the nearest multiple of 32; exactly 1 changes nothing.
         longest_over: Boxes count whose longer side is more than this; None: all.
         shortest_under: Boxes count whose shorter side is less than this; None: all.
+        valid_range: Boxes count whose size, the root of their area without border pixels, lies between these, None
+            being no end; None: all.
     """
 
     size: int | tuple[int, int] | None = None
     factor: float | None = None
     longest_over: float | None = None
     shortest_under: float | None = None
+    valid_range: tuple[float, float | None] | None = None
 
     def __post_init__(self) -> None:
         if (self.size is None) == (self.factor is None):
@@ -69,6 +77,8 @@ class Scale:
             counted &= sides.amax(1) > self.longest_over
         if self.shortest_under is not None:
             counted &= sides.amin(1) < self.shortest_under
+        if self.valid_range is not None:
+            counted &= in_range(boxes, self.valid_range)
         return counted
 
 
@@ -95,13 +105,13 @@ class Protocol:
         name: What Records and the command line call it.
         scales: In the order in which their boxes are gathered.
         flip: Whether each scale also sees the image mirrored left to right.
-        merge: How.
+        merge: How; by Soft-NMS, at most 100 boxes an image are left.
     """
 
     name: str
     scales: tuple[Scale, ...]
     flip: bool = True
-    merge: Voting = Voting()
+    merge: Voting | Suppression = Voting()
 
     def describe(self) -> dict[str, Any]:
         """Everything, as a Record keeps it."""
@@ -149,10 +159,31 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("refinedet512_coco", _512_COCO, merge=_SOFT),
         Protocol("relative", (Scale(factor=0.6), Scale(factor=1.0), Scale(factor=1.4))),
         Protocol("enlarged", (Scale(factor=1.0), Scale(factor=1.2), Scale(factor=1.4))),
+        Protocol(
+            "snip",
+            (
+                Scale((1400, 2000), valid_range=(0, 80)),
+                Scale((800, 1200), valid_range=(40, 160)),
+                Scale((480, 800), valid_range=(120, None)),
+            ),
+            flip=False,
+            merge=Suppression(),
+        ),
+        Protocol(
+            "snip_small",
+            (
+                Scale(factor=1.8, valid_range=(0, 24)),
+                Scale(factor=1.0, valid_range=(12, 48)),
+                Scale(factor=0.6, valid_range=(36, None)),
+            ),
+            flip=False,
+            merge=Suppression(),
+        ),
     )
 }
 """RefineDet's, for networks of 320 and of 512 pixels; one for any detector; and one for detectors that only take larger
-inputs than their own, as SSD does, the last map of which cannot shrink."""
+inputs than their own, as SSD does, the last map of which cannot shrink. Then SNIP's for COCO, and the same for small
+images: its ranges are as large a part of 160 pixels as those of the paper are of COCO's images."""
 
 
 def protocol_named(name: str) -> Protocol:
@@ -206,7 +237,14 @@ class MultiScale(Detector):
                     indices = [index for index, other in enumerate(sizes) if other == size]
                     for index, found in self._look(images, indices):
                         seen[index].append(found[scale.counts(found.boxes)])
-        return [classwise_voting(_joined(found), **asdict(self.protocol.merge)) for found in seen]
+        return [self._merged(_joined(found)) for found in seen]
+
+    def _merged(self, found: Detections) -> Detections:
+        how = self.protocol.merge
+        if isinstance(how, Voting):
+            return classwise_voting(found, **asdict(how))
+        rows, scores = soft_nms(found.boxes, found.scores, labels=found.labels, **asdict(how), limit=100)
+        return Detections(found.boxes[rows], scores, found.labels[rows])
 
     def _look(self, images: list[Tensor], indices: list[int]) -> Iterator[tuple[int, Detections]]:
         chosen = [images[index] for index in indices]

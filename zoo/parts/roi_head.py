@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou, roi_align, roi_pool
 
 from ops.coders import CenterSizeCoder
+from ops.losses import repel_boxes, repel_objects
 from ops.match import threshold_match
 from ops.nms import classwise_nms
 from ops.sample import balanced_sample
+from ops.snip import check_range, regions_in_range
 from ops.structures import Detections, Target
 
 __all__ = ["BoxHead", "BoxPredictor", "Pool", "PyramidAlign", "RegionPool", "RoIHead", "Samples"]
@@ -166,6 +168,8 @@ class RoIHead(nn.Module):
         limit: int = 100,
         hard: int | None = None,
         hard_nms: float | None = None,
+        valid_range: Sequence[float | None] | None = None,
+        repulsion: Sequence[float] | None = None,
     ) -> None:
         """Build from the parts.
 
@@ -187,6 +191,10 @@ class RoIHead(nn.Module):
             hard: Look at all regions and learn from this many of largest loss an image, instead of a drawn sample
                 (OHEM, section 4).
             hard_nms: Of two of those that overlap by more, only the one of larger loss counts (OHEM, section 4.2: .7).
+            valid_range: Least and most size (root of the area, in pixels of the network's input) of the objects and
+                regions that are learned from (SNIP, `ops.snip`). Left out, all are.
+            repulsion: Weights of two further losses, which keep boxes off the objects of others and off the boxes of
+                others (Repulsion loss, equation 1: .5 and .5; `ops.losses`). Left out, there are none.
         """
         super().__init__()
         self.box_pool = box_pool
@@ -197,6 +205,8 @@ class RoIHead(nn.Module):
         self.coder = CenterSizeCoder(weights)
         self.score_floor, self.nms, self.limit = score_floor, nms, limit
         self.hard, self.hard_nms = hard, hard_nms
+        self.valid_range = check_range(valid_range)
+        self.repulsion = None if repulsion is None else tuple(repulsion)
 
     def sample(self, proposals: list[Tensor], targets: list[Target]) -> list[Samples]:
         """Choose regions to learn from among the proposals and the objects themselves; with `hard`, all of them."""
@@ -205,6 +215,9 @@ class RoIHead(nn.Module):
             boxes = torch.cat([proposed, target.boxes])
             overlaps = box_iou(target.boxes, boxes)
             objects = threshold_match(overlaps, self.overlap, self.overlap)
+            if self.valid_range is not None:
+                valid = regions_in_range(boxes, objects, target.boxes, self.valid_range)
+                boxes, objects, overlaps = boxes[valid], objects[valid], overlaps[:, valid]
             if self.hard is None and self.samples is not None:
                 negative = objects < 0
                 if self.background > 0:
@@ -237,7 +250,26 @@ class RoIHead(nn.Module):
             chosen = torch.cat(self.hardest(class_loss + box_loss, samples))
             class_loss, box_loss = class_loss[chosen], box_loss[chosen]
         share = 1 / max(1, len(class_loss))
-        return {"class": share * class_loss.sum(), "boxes": share * box_loss.sum()}
+        losses = {"class": share * class_loss.sum(), "boxes": share * box_loss.sum()}
+        return losses if self.repulsion is None else {**losses, **self._repel(offsets, samples, targets)}
+
+    def _repel(self, offsets: Tensor, samples: list[Samples], targets: list[Target]) -> dict[str, Tensor]:
+        """The losses that `repulsion` weighs, over the positives, image by image."""
+        assert self.repulsion is not None
+        objects, pairs = [], []
+        parts = offsets.float().split([len(sample.boxes) for sample in samples])
+        for part, sample, target in zip(parts, samples, targets, strict=True):
+            rows = (sample.labels > 0).nonzero()[:, 0]
+            columns = sample.labels[rows].clamp(max=offsets.shape[1] - 1)
+            proposals, own = sample.boxes[rows], sample.objects[rows]
+            predicted = self.coder.decode(part[rows, columns], proposals)
+            objects.append(repel_objects(predicted, proposals, own, target.boxes))
+            pairs.append(repel_boxes(predicted, own))
+        named = {"repel_objects": torch.cat(objects), "repel_boxes": torch.cat(pairs)}
+        return {
+            name: weight * values.sum() / max(1, len(values))
+            for weight, (name, values) in zip(self.repulsion, named.items(), strict=True)
+        }
 
     def region_losses(
         self, logits: Tensor, offsets: Tensor, samples: list[Samples], targets: list[Target]

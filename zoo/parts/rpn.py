@@ -21,6 +21,7 @@ from ops.coders import CenterSizeCoder
 from ops.images import Batch
 from ops.match import BETWEEN, threshold_match
 from ops.sample import balanced_sample
+from ops.snip import check_range, in_range, without_invalid
 from ops.structures import Target
 
 __all__ = ["RPN", "RPNHead", "RPNOutputs"]
@@ -112,6 +113,7 @@ class RPN(nn.Module):
         samples: int = 256,
         positive_share: float = 0.5,
         beta: float = 1 / 9,
+        valid_range: Sequence[float | None] | None = None,
     ) -> None:
         """Build around a head.
 
@@ -133,6 +135,8 @@ class RPN(nn.Module):
             samples: Anchors an image that the losses look at (3.1.3).
             positive_share: Most of them that are positives.
             beta: Where the smooth L1 loss turns from square to straight.
+            valid_range: Least and most size (root of the area, in pixels of the network's input) of the objects that
+                are learned from (SNIP, `ops.snip`); anchors that overlap others take no part. Left out, all are.
         """
         super().__init__()
         self.head = head
@@ -144,6 +148,7 @@ class RPN(nn.Module):
         self.before_nms, self.after_nms, self.nms = before_nms, after_nms, nms
         self.min_side, self.drop_small_first = min_side, drop_small_first
         self.overlap, self.samples, self.positive_share, self.beta = overlap, samples, positive_share, beta
+        self.valid_range = check_range(valid_range)
         self.coder = CenterSizeCoder()
 
     def num_anchors(self, size: tuple[int, int]) -> int:
@@ -200,7 +205,13 @@ class RPN(nn.Module):
         positives, negatives, wanted = [], [], []
         count = len(outputs.anchors)
         for index, (frame, target) in enumerate(zip(batch.frames, targets, strict=True)):
+            invalid = target.boxes[:0]
+            if self.valid_range is not None:
+                valid = in_range(target.boxes, self.valid_range)
+                invalid, target = target.boxes[~valid], target[valid]
             matches = self._match(outputs.anchors, target, frame.inner)
+            if len(invalid):
+                matches = without_invalid(matches, box_iou(invalid, outputs.anchors))
             drawn, others = balanced_sample(matches >= 0, matches == -1, self.samples, self.positive_share)
             positives.append(drawn + index * count)
             negatives.append(others + index * count)

@@ -244,6 +244,8 @@ def cascade_rcnn_r50_fpn(
             samples=samples if index == 0 else None,
             beta=base.roi_heads.beta,
             weights=(precision, precision, precision / 2, precision / 2),
+            valid_range=base.roi_heads.valid_range,
+            repulsion=base.roi_heads.repulsion,
         )
         for index, precision in enumerate(precisions[:stages])
     ]

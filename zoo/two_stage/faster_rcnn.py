@@ -126,6 +126,8 @@ def faster_rcnn_vgg16(
     head_width: int = 4_096,
     dropout: float = 0.5,
     samples: int = 128,
+    valid_range: Sequence[float | None] | None = None,
+    repulsion: Sequence[float] | None = None,
     short: int = 600,
     longest: int = 1_000,
     std: float = 1.0,
@@ -148,6 +150,8 @@ def faster_rcnn_vgg16(
         head_width: Channels of both fully connected layers.
         dropout: In both.
         samples: Regions an image that the second stage learns from.
+        valid_range: Sizes of the objects that both stages learn from (SNIP): see `RPN` and `RoIHead`.
+        repulsion: Weights of the losses that keep boxes off others (Repulsion loss): see `RoIHead`.
         short: Shorter side of the input.
         longest: Longest side of the input.
         std: What colours are divided by, after the mean is taken off.
@@ -168,6 +172,7 @@ def faster_rcnn_vgg16(
             after_nms=(after_nms[0], after_nms[1]),
             min_side=min_side,
             drop_small_first=True,
+            valid_range=valid_range,
         ),
         roi_heads=RoIHead(
             region_pool,
@@ -175,6 +180,8 @@ def faster_rcnn_vgg16(
             BoxPredictor(head_width, num_classes),
             samples=samples,
             nms=0.3,
+            valid_range=valid_range,
+            repulsion=repulsion,
         ),
         short=short,
         longest=longest,

@@ -82,6 +82,8 @@ def on_pyramid(
     pool_size: int = 7,
     head_width: int = 1_024,
     samples: int = 512,
+    valid_range: Sequence[float | None] | None = None,
+    repulsion: Sequence[float] | None = None,
     short: int = 800,
     longest: int = 1_333,
 ) -> FasterRCNN:
@@ -104,6 +106,8 @@ def on_pyramid(
         pool_size: Cells along each side of a region.
         head_width: Channels of both fully connected layers.
         samples: Regions an image that the second stage learns from.
+        valid_range: Sizes of the objects that both stages learn from (SNIP): see `RPN` and `RoIHead`.
+        repulsion: Weights of the losses that keep boxes off others (Repulsion loss): see `RoIHead`.
         short: Shorter side of the input.
         longest: Longest side of the input.
     """
@@ -118,13 +122,16 @@ def on_pyramid(
             before_nms=(before_nms[0], before_nms[1]),
             after_nms=(after_nms[0], after_nms[1]),
             samples=anchor_samples,
+            valid_range=valid_range,
         ),
         roi_heads=RoIHead(
             box_pool or PyramidAlign(strides[:-1], pool_size, canonical=canonical),
             box_head or BoxHead(width * pool_size**2, head_width),
             BoxPredictor(head_width, num_classes),
             samples=samples,
-            beta=1 / 9,
+            beta=ways.beta,
+            valid_range=valid_range,
+            repulsion=repulsion,
         ),
         short=short,
         longest=longest,
