@@ -129,7 +129,7 @@ def on_pyramid(
             box_head or BoxHead(width * pool_size**2, head_width),
             BoxPredictor(head_width, num_classes),
             samples=samples,
-            beta=ways.beta,
+            beta=1 / 9,
             valid_range=valid_range,
             repulsion=repulsion,
         ),
