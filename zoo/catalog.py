@@ -27,6 +27,7 @@ from zoo.two_stage import (
     fast_rcnn,
     faster_rcnn,
     fpn,
+    ion,
     light_head,
     mask_rcnn,
     ohem,
@@ -73,6 +74,19 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=ohem.SMALL_RECIPE,
         input_size=(600, 1000),
         golden=Golden(parameters={20: 134_690_729}),
+    ),
+    Spec(
+        name="ion_vgg16",
+        build=ion.ion_vgg16,
+        year=2015,
+        paper="Bell, Zitnick, Bala, Girshick: Inside-Outside Net, CVPR 2016",
+        family="two-stage",
+        recipe=ion.RECIPE,
+        small=ion.SMALL,
+        small_recipe=ion.SMALL_RECIPE,
+        input_size=(600, 1000),
+        # Counted by hand in the test.
+        golden=Golden(parameters={20: 140_068_521}),
     ),
     Spec(
         name="faster_rcnn_vgg16",

@@ -46,6 +46,7 @@ __all__ = [
     "fast_rcnn_vgg16",
     "flip_half",
     "truncate",
+    "with_search",
 ]
 
 BGR_MEAN = (102.9801, 115.9465, 122.7717)
@@ -334,67 +335,39 @@ def compress(model: FastRCNN, ranks: Sequence[int] = (1_024, 256)) -> FastRCNN:
     return small
 
 
-def fast_rcnn_vgg16(
+def with_search(
     num_classes: int,
+    backbone: nn.Module,
+    roi_heads: RoIHead,
     *,
-    backbone: Literal["vgg16", "small"] = "vgg16",
-    widths: Sequence[int] = (16, 24, 48),
+    kind: Callable[..., FastRCNN] = FastRCNN,
     min_side: float = 20.0,
     search_scales: Sequence[int] = (),
     min_segment: int | None = None,
     most: int = 2_000,
-    pool_size: int = 7,
-    head_width: int = 4_096,
-    dropout: float = 0.5,
-    svd: Sequence[int] | None = None,
-    samples: int = 64,
-    background: float = 0.1,
     short: int = 600,
     longest: int = 1_000,
     std: float = 1.0,
-    kind: Callable[..., FastRCNN] = FastRCNN,
-    **head_settings: Any,
 ) -> FastRCNN:
-    """Fast R-CNN on VGG-16 (the paper's model L) and proposals of selective search.
+    """Parts joined with proposals of selective search and the input of the author's release.
 
     Args:
         num_classes: Foreground classes.
-        backbone: VGG-16, or the zoo's small network, all of which learns.
-        widths: Channels of the small network.
+        backbone: Image to maps.
+        roi_heads: What regions hold.
+        kind: Class of the detector.
         min_side: Least side of a proposal in pixels of the image.
         search_scales: See `SelectiveSearch`, whose `scales` they are; so is `min_segment`.
         min_segment: See there.
         most: Proposals an image.
-        pool_size: Cells along each side of a region.
-        head_width: Channels of both fully connected layers.
-        dropout: In both.
-        svd: Ranks of both, where they are truncated (3.1): the author's are 1024 and 256.
-        samples: Regions an image that the head learns from.
-        background: Negatives are drawn from regions that overlap an object by at least this (2.3).
         short: Shorter side of the input.
         longest: Longest side of the input.
         std: What colours are divided by, after the mean is taken off.
-        kind: Class of the detector.
-        head_settings: Further settings of `RoIHead`.
     """
-    body = LastMap.of(backbone, widths)
-    inputs = body.channels * pool_size**2
-    head = BoxHead(inputs, head_width, dropout)
-    if svd is not None:
-        head.register_module("fc6", ThinLinear(inputs, svd[0], head_width))
-        head.register_module("fc7", ThinLinear(head_width, svd[1], head_width))
     return kind(
         num_classes,
-        backbone=body,
-        roi_heads=RoIHead(
-            RegionPool(body.stride, pool_size),
-            head,
-            BoxPredictor(head_width, num_classes),
-            samples=samples,
-            background=background,
-            nms=0.3,
-            **head_settings,
-        ),
+        backbone=backbone,
+        roi_heads=roi_heads,
         proposer=SelectiveSearch(min_side=min_side, scales=tuple(search_scales), min_segment=min_segment),
         most=most,
         short=short,
@@ -403,3 +376,53 @@ def fast_rcnn_vgg16(
         std=(std, std, std),
         caffe=True,
     )
+
+
+def fast_rcnn_vgg16(
+    num_classes: int,
+    *,
+    backbone: Literal["vgg16", "small"] = "vgg16",
+    widths: Sequence[int] = (16, 24, 48),
+    pool_size: int = 7,
+    head_width: int = 4_096,
+    dropout: float = 0.5,
+    svd: Sequence[int] | None = None,
+    samples: int = 64,
+    background: float = 0.1,
+    hard: int | None = None,
+    hard_nms: float | None = None,
+    **settings: Any,
+) -> FastRCNN:
+    """Fast R-CNN on VGG-16 (the paper's model L) and proposals of selective search.
+
+    Args:
+        num_classes: Foreground classes.
+        backbone: VGG-16, or the zoo's small network, all of which learns.
+        widths: Channels of the small network.
+        pool_size: Cells along each side of a region.
+        head_width: Channels of both fully connected layers.
+        dropout: In both.
+        svd: Ranks of both, where they are truncated (3.1): the author's are 1024 and 256.
+        samples: Regions an image that the head learns from.
+        background: Negatives are drawn from regions that overlap an object by at least this (2.3).
+        hard: See `RoIHead`; so is `hard_nms`.
+        hard_nms: See there.
+        settings: As `with_search`.
+    """
+    body = LastMap.of(backbone, widths)
+    inputs = body.channels * pool_size**2
+    head = BoxHead(inputs, head_width, dropout)
+    if svd is not None:
+        head.register_module("fc6", ThinLinear(inputs, svd[0], head_width))
+        head.register_module("fc7", ThinLinear(head_width, svd[1], head_width))
+    roi_heads = RoIHead(
+        RegionPool(body.stride, pool_size),
+        head,
+        BoxPredictor(head_width, num_classes),
+        samples=samples,
+        background=background,
+        nms=0.3,
+        hard=hard,
+        hard_nms=hard_nms,
+    )
+    return with_search(num_classes, body, roi_heads, **settings)
