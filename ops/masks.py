@@ -54,8 +54,8 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
     half = half * ((masks.shape[-1] + 2) / masks.shape[-1])
     corners = torch.cat([middle - half, middle + half], 1).long().tolist()
     padded = F.pad(masks, (1, 1, 1, 1))[:, None]
-    for canvas, grid, (x1, y1, x2, y2) in zip(pasted, padded.split(1), corners, strict=True):
-        shown = F.interpolate(grid, size=(y2 - y1 + 1, x2 - x1 + 1), mode="bilinear")[0, 0]
+    for canvas, grid, (x1, y1, x2, y2) in zip(pasted, padded, corners, strict=True):
+        shown = F.interpolate(grid[None], size=(y2 - y1 + 1, x2 - x1 + 1), mode="bilinear")[0, 0]
         left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2 + 1, width), min(y2 + 1, height)
         if left < right and top < bottom:
             torch.gt(

@@ -126,7 +126,8 @@ class MaskRCNN(FasterRCNN):
 
     def _predict_masks(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """Features `[R, C, m, m]` to logits `[R, 2m, 2m]` of the classes `labels`, 1 to C."""
-        logits: Tensor = self.roi_heads.mask_predictor(self.roi_heads.mask_head(pooled), labels)
+        head, predictor = (self.roi_heads.get_submodule(name) for name in ("mask_head", "mask_predictor"))
+        logits: Tensor = predictor(head(pooled), labels)
         return logits
 
     def postprocess(self, outputs: TwoStageOutputs, batch: Batch) -> list[Detections]:
