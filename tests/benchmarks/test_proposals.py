@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks import train as training
 from benchmarks.datasets import Dataset
+from benchmarks.evaluate import evaluate, load_subject
 from benchmarks.proposals import Memory, _collect, proposer_of, remembering, with_proposals
+from zoo import build as zoo_build
 
 
 @dataclass(frozen=True)
@@ -222,3 +225,34 @@ def test_a_detector_takes_remembered_proposals_for_a_while(dataset, tmp_path, mo
         assert same is dataset
     assert proposer_of(alone) is None
     assert proposer_of(SimpleNamespace()) is None
+
+
+def test_training_and_evaluation_take_remembered_proposals(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTOR_ZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("benchmarks.proposals._cores", lambda: 1)
+    stub = Stub(str(tmp_path / "diary"))
+    seen = []
+
+    def build_with_stub(*arguments, **settings):
+        model = zoo_build(*arguments, **settings)
+        model.proposer = stub
+        return model
+
+    def look(model, data, *_, **__):
+        seen.append(data[3][1].proposals)
+        return {"steps": 0}
+
+    monkeypatch.setattr(training, "open_dataset", lambda *_, **__: dataset)
+    monkeypatch.setattr(training, "build", build_with_stub)
+    monkeypatch.setattr(training, "fit_by_gradient", look)
+    path = training.train("fast_rcnn_vgg16", "shapes", out=tmp_path / "run", quiet=True)
+    assert asked(stub) == 6
+    assert torch.equal(seen[0], Stub(str(tmp_path / "other"))(dataset[3][0]))
+
+    subject = load_subject("fast_rcnn_vgg16", path, 1)
+    subject.model.proposer = stub
+    record = evaluate(subject, dataset, quiet=True)
+    assert asked(stub) == 6, "each image was searched once, for training"
+    assert subject.model.proposer is stub
+    assert record.metrics["proposals"]["per_image"] == 2
+    assert record.protocol["proposals"]["budgets"] == [100, 300, 1000, 2000]
