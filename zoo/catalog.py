@@ -27,6 +27,7 @@ from zoo.two_stage import (
     fast_rcnn,
     faster_rcnn,
     fpn,
+    grid_rcnn,
     ion,
     light_head,
     mask_rcnn,
@@ -285,6 +286,30 @@ _ROWS: tuple[Spec, ...] = (
         golden=Golden(
             parameters={20: 103_262_702}, boxes={(600, 1000): 21_546}, macs={(20, 600, 1000): 154_427_320_524}
         ),
+    ),
+    Spec(
+        name="grid_rcnn_r50_fpn",
+        build=grid_rcnn.grid_rcnn_r50_fpn,
+        year=2018,
+        paper="Lu, Li, Yue, Li, Yan: Grid R-CNN, CVPR 2019 (in the form of Grid R-CNN Plus, 2019)",
+        family="two-stage",
+        recipe=grid_rcnn.RECIPE,
+        small=grid_rcnn.SMALL,
+        small_recipe=grid_rcnn.SMALL_RECIPE,
+        input_size=(800, 1088),
+        golden=Golden(parameters={80: 64_495_081}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="grid_rcnn_r101_fpn",
+        build=grid_rcnn.grid_rcnn_r101_fpn,
+        year=2018,
+        paper="Lu, Li, Yue, Li, Yan: Grid R-CNN, CVPR 2019 (in the form of Grid R-CNN Plus, 2019)",
+        family="two-stage",
+        recipe=grid_rcnn.RECIPE,
+        small=grid_rcnn.SMALL,
+        small_recipe=grid_rcnn.SMALL_RECIPE,
+        input_size=(800, 1088),
+        golden=Golden(parameters={80: 83_434_985}, boxes={(800, 1088): 217_413}),
     ),
     Spec(
         name="ssd300_vgg16",
