@@ -28,6 +28,7 @@ from zoo.detector import Detector
 from zoo.download import DownloadError, SourcePackage, cache_folder, fetch_file, mirror_folders
 from zoo.formats.caffe import CaffeError, load_caffe
 from zoo.formats.darknet import DarknetError, read_weights
+from zoo.formats.detectron import DetectronError, read_detectron
 
 __all__ = [
     "SHIPPED",
@@ -51,7 +52,7 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "weights"
 """Where the project's own checkpoints lie: `DETECTOR_small.DATASET.safetensors`."""
 
-Format = Literal["safetensors", "torch", "darknet", "caffe"]
+Format = Literal["safetensors", "torch", "darknet", "caffe", "detectron"]
 
 _KNOWN = Path(__file__).parent / "weights.toml"
 _SUFFIXES: dict[str, Format] = {
@@ -60,6 +61,7 @@ _SUFFIXES: dict[str, Format] = {
     ".pt": "torch",
     ".weights": "darknet",
     ".caffemodel": "caffe",
+    ".pkl": "detectron",
 }
 
 
@@ -225,7 +227,7 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
         model: The detector. To take Darknet's files it says by `darknet_layers()` what order its layers have there, to
             take Caffe's by `caffe_names()` what they are called there.
         path: Safetensors, a state dict of torch (bare, or under `state_dict` or `model`, with or without the
-            `module.` of a parallel wrapper), Darknet's weights, or a caffemodel.
+            `module.` of a parallel wrapper), Darknet's weights, a caffemodel, or a pickle of Detectron or detectron2.
         format: Which of them; left out, the file's ending and its first bytes tell.
 
     Raises:
@@ -251,6 +253,12 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
             raise CheckpointError(str(error)) from error
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}; build the detector at its paper's size") from error
+        return
+    if format == "detectron":
+        try:
+            _fill(model, read_detectron(path), path)
+        except DetectronError as error:
+            raise CheckpointError(str(error)) from error
         return
     state = _read_safetensors(path)[0] if format == "safetensors" else _read_torch(path)
     _fill(model, state, path)

@@ -67,6 +67,7 @@ class PyramidAlign:
         sampling: Samples a cell along each side.
         canonical: A region of this side belongs to the level of `canonical_stride` (224, stride 16).
         canonical_stride: See there.
+        aligned: A cell's value lies in its middle, as in detectron2, instead of in its corner: half a pixel apart.
     """
 
     strides: Sequence[int]
@@ -74,6 +75,7 @@ class PyramidAlign:
     sampling: int = 2
     canonical: float = 224.0
     canonical_stride: int = 16
+    aligned: bool = False
 
     def levels(self, boxes: Tensor) -> Tensor:
         """Index into `strides` of each of the boxes `[N, 4]`: one further for each doubling of the side."""
@@ -87,12 +89,12 @@ class PyramidAlign:
         images = [torch.full_like(rows[:, :1], index) for index, rows in enumerate(boxes)]
         regions = torch.cat([torch.cat(images), torch.cat(boxes)], 1)
         if len(self.strides) == 1:
-            return roi_align(maps[0], regions, self.size, 1 / self.strides[0], self.sampling)
+            return roi_align(maps[0], regions, self.size, 1 / self.strides[0], self.sampling, self.aligned)
         levels = self.levels(regions[:, 1:])
         pooled = maps[0].new_zeros((len(regions), maps[0].shape[1], self.size, self.size))
         for level, stride in enumerate(self.strides):
             rows = (levels == level).nonzero()[:, 0]
-            part = roi_align(maps[level], regions[rows], self.size, 1 / stride, self.sampling)
+            part = roi_align(maps[level], regions[rows], self.size, 1 / stride, self.sampling, self.aligned)
             pooled[rows] = part.to(pooled.dtype)
         return pooled
 

@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from ops.anchors import caffe_shapes
 from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
 from zoo.detector import Recipe
@@ -31,6 +30,7 @@ from zoo.parts.rpn import RPN, RPNHead
 from zoo.two_stage import faster_rcnn
 from zoo.two_stage.fast_rcnn import LastMap, flip_half
 from zoo.two_stage.faster_rcnn import SMALL_RECIPE, FasterRCNN
+from zoo.two_stage.release import RELEASES
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "StageHead", "faster_rcnn_r50_c4", "faster_rcnn_r101_c4"]
 
@@ -92,6 +92,7 @@ def faster_rcnn_r50_c4(
     short: int = 800,
     longest: int = 1_333,
     std: float = 1.0,
+    release: Literal["detectron", "detectron2"] = "detectron",
 ) -> FasterRCNN:
     """Faster R-CNN on ResNet-50, conv5 being the head.
 
@@ -113,15 +114,17 @@ def faster_rcnn_r50_c4(
         short: Shorter side of the input.
         longest: Longest side of the input.
         std: What colours are divided by, after the mean is taken off.
+        release: Whose details hold, and so whose networks fit.
     """
+    ways = RELEASES[release]
     if backbone == "resnet":
-        body: ResNet | SmallNet = ResNet(depth, trainable=trainable, stride_first=True)
+        body: ResNet | SmallNet = ResNet(depth, trainable=trainable, stride_first=ways.stride_first)
     else:
         body = SmallNet(tuple(widths))
     deepest = body.channels[-1]
     head = StageHead(body.pop_stage())
     stride, channels = body.strides[-1], body.channels[-1]
-    shapes = caffe_shapes(stride, ratios, scales)
+    shapes = ways.anchors(stride, [scale * stride for scale in scales], ratios)
     return FasterRCNN(
         num_classes,
         backbone=LastMap(body),
@@ -129,22 +132,21 @@ def faster_rcnn_r50_c4(
             RPNHead(channels, rpn_width, len(shapes), softmax=softmax),
             [shapes],
             [stride],
-            inside_only=True,
+            inside_only=ways.inside_only,
             before_nms=(before_nms[0], before_nms[1]),
             after_nms=(after_nms[0], after_nms[1]),
             min_side=min_side,
         ),
         roi_heads=RoIHead(
-            PyramidAlign((stride,), pool_size, sampling=0),
+            PyramidAlign((stride,), pool_size, sampling=0, aligned=ways.aligned),
             head,
             BoxPredictor(deepest, num_classes),
             samples=samples,
+            beta=ways.beta,
         ),
         short=short,
         longest=longest,
-        mean=(102.9801, 115.9465, 122.7717),
-        std=(std, std, std),
-        caffe=True,
+        **{**ways.colours, "std": (std, std, std)},
         cost_regions=after_nms[1],
     )
 

@@ -28,6 +28,7 @@ from zoo.parts.rpn import RPN, RPNHead
 from zoo.two_stage import faster_rcnn
 from zoo.two_stage.fast_rcnn import flip_half
 from zoo.two_stage.faster_rcnn import FasterRCNN
+from zoo.two_stage.release import RELEASES, ReleaseName
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "faster_rcnn_r50_fpn", "faster_rcnn_r101_fpn", "on_pyramid"]
 
@@ -86,6 +87,7 @@ def on_pyramid(
     repulsion: Sequence[float] | None = None,
     short: int = 800,
     longest: int = 1_333,
+    release: ReleaseName = "torchvision",
 ) -> FasterRCNN:
     """Both stages over any backbone that gives the levels of a pyramid; improvements of the pyramid begin here.
 
@@ -110,26 +112,32 @@ def on_pyramid(
         repulsion: Weights of the losses that keep boxes off others (Repulsion loss): see `RoIHead`.
         short: Shorter side of the input.
         longest: Longest side of the input.
+        release: Whose details hold, and so whose networks fit.
     """
+    ways, theirs = RELEASES[release], release == "torchvision"
     return kind(
         num_classes,
         backbone=backbone,
         rpn=RPN(
             RPNHead(width, width, len(ratios)),
-            [pyramid_shapes((size,), ratios) for size in sizes],
+            [
+                pyramid_shapes((size,), ratios) if theirs else ways.anchors(stride, (size,), ratios)
+                for size, stride in zip(sizes, strides, strict=True)
+            ],
             strides,
-            centred=False,
+            centred=not theirs,
+            inside_only=ways.inside_only,
             before_nms=(before_nms[0], before_nms[1]),
             after_nms=(after_nms[0], after_nms[1]),
             samples=anchor_samples,
             valid_range=valid_range,
         ),
         roi_heads=RoIHead(
-            box_pool or PyramidAlign(strides[:-1], pool_size, canonical=canonical),
+            box_pool or PyramidAlign(strides[:-1], pool_size, canonical=canonical, aligned=ways.aligned),
             box_head or BoxHead(width * pool_size**2, head_width),
             BoxPredictor(head_width, num_classes),
             samples=samples,
-            beta=1 / 9,
+            beta=ways.beta,
             valid_range=valid_range,
             repulsion=repulsion,
         ),
@@ -137,6 +145,7 @@ def on_pyramid(
         longest=longest,
         divisor=32,
         cost_regions=1_000,
+        **ways.colours,
     )
 
 
@@ -151,6 +160,7 @@ def faster_rcnn_r50_fpn(
     norm_eps: float = 1e-5,
     widths: Sequence[int] = (16, 24, 40, 64, 64),
     width: int = 256,
+    release: ReleaseName = "torchvision",
     **settings: Any,
 ) -> FasterRCNN:
     """Faster R-CNN on ResNet-50 and a feature pyramid.
@@ -165,16 +175,24 @@ def faster_rcnn_r50_fpn(
         norm_eps: Of its normalisation; torchvision's checkpoint for COCO needs 0.
         widths: Channels of the small network.
         width: Channels of the pyramid and of the proposal network.
+        release: Whose details hold, and so whose networks fit: torchvision's, Detectron's or detectron2's.
         settings: As `on_pyramid`.
     """
     if backbone == "resnet":
         body: ResNet | SmallNet = ResNet(
-            depth, trainable=trainable, norm_eps=norm_eps, groups=groups, group_width=group_width
+            depth,
+            trainable=trainable,
+            norm_eps=norm_eps,
+            groups=groups,
+            group_width=group_width,
+            # ResNeXt has its stride on the 3x3 convolution everywhere.
+            stride_first=RELEASES[release].stride_first and groups == 1,
         )
     else:
         body = SmallNet(tuple(widths))
     pyramid = BackboneWithFPN(body, FPN(body.channels, width))
-    return on_pyramid(num_classes, pyramid, [*body.strides, 2 * body.strides[-1]], width=width, **settings)
+    strides = [*body.strides, 2 * body.strides[-1]]
+    return on_pyramid(num_classes, pyramid, strides, width=width, release=release, **settings)
 
 
 def faster_rcnn_r101_fpn(num_classes: int, **changes: Any) -> FasterRCNN:

@@ -33,6 +33,7 @@ from zoo.subsample import ClassChannels
 from zoo.two_stage import fpn
 from zoo.two_stage.fast_rcnn import TwoStageOutputs
 from zoo.two_stage.faster_rcnn import FasterRCNN
+from zoo.two_stage.release import RELEASES, ReleaseName
 
 __all__ = [
     "RECIPE",
@@ -187,6 +188,7 @@ def mask_rcnn_r50_fpn(
     mask_pool: int = 14,
     mask_widths: Sequence[int] = (256, 256, 256, 256),
     canonical: float = 224.0,
+    release: ReleaseName = "torchvision",
     **changes: Any,
 ) -> MaskRCNN:
     """Mask R-CNN on ResNet-50 and a feature pyramid.
@@ -197,15 +199,17 @@ def mask_rcnn_r50_fpn(
         mask_pool: Cells along each side of a region for the mask branch, whose grids have twice as many.
         mask_widths: Channels of its convolutions; the last are those of its deconvolution, too.
         canonical: Regions of this side are pooled at stride 16.
+        release: Whose details hold: see `faster_rcnn_r50_fpn`.
         changes: As `faster_rcnn_r50_fpn`.
     """
     model = fpn.faster_rcnn_r50_fpn(
         num_classes,
         width=width,
         canonical=canonical,
+        release=release,
         kind=partial(
             MaskRCNN,
-            mask_pool=PyramidAlign((4, 8, 16, 32), mask_pool, canonical=canonical),
+            mask_pool=PyramidAlign((4, 8, 16, 32), mask_pool, canonical=canonical, aligned=RELEASES[release].aligned),
             mask_head=MaskHead(width, mask_widths),
             mask_predictor=MaskPredictor(mask_widths[-1], mask_widths[-1], num_classes),
         ),
