@@ -23,6 +23,7 @@ from zoo.two_stage import (
     c4,
     cascade,
     couplenet,
+    deformable,
     detnet,
     fast_rcnn,
     faster_rcnn,
@@ -310,6 +311,20 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=grid_rcnn.SMALL_RECIPE,
         input_size=(800, 1088),
         golden=Golden(parameters={80: 83_434_985}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="deformable_rfcn_r101",
+        build=deformable.deformable_rfcn_r101,
+        year=2017,
+        paper="Dai, Qi, Xiong, Li, Zhang, Hu, Wei: Deformable Convolutional Networks, ICCV 2017",
+        family="two-stage",
+        recipe=deformable.RECIPE,
+        small=deformable.SMALL,
+        small_recipe=deformable.SMALL_RECIPE,
+        input_size=(600, 1000),
+        golden=Golden(
+            parameters={20: 54_007_111}, boxes={(600, 1000): 21_546}, macs={(20, 600, 1000): 146_357_793_792}
+        ),
     ),
     Spec(
         name="ssd300_vgg16",

@@ -71,7 +71,9 @@ class LightHeadRCNN(RFCN):
         """Where the classes lie: as in Fast R-CNN, but that boxes may have no class."""
         name = "roi_heads.box_predictor"
         parts = {f"{name}.cls_score.{part}": ClassChannels(leading=1) for part in ("weight", "bias")}
-        if self.roi_heads.box_predictor.bbox_pred.out_features > 4:  # type: ignore[union-attr]
+        predictor = self.roi_heads.box_predictor
+        assert isinstance(predictor, BoxPredictor)
+        if predictor.bbox_pred.out_features > 4:
             parts |= {f"{name}.bbox_pred.{part}": ClassChannels(leading=1, inner=4) for part in ("weight", "bias")}
         return parts
 
