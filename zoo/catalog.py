@@ -29,6 +29,7 @@ from zoo.two_stage import (
     faster_rcnn,
     fpn,
     grid_rcnn,
+    hypernet,
     ion,
     light_head,
     mask_rcnn,
@@ -89,6 +90,19 @@ _ROWS: tuple[Spec, ...] = (
         input_size=(600, 1000),
         # Counted by hand in the test.
         golden=Golden(parameters={20: 140_068_521}),
+    ),
+    Spec(
+        name="hypernet_vgg16",
+        build=hypernet.hypernet_vgg16,
+        year=2016,
+        paper="Kong, Yao, Chen, Sun: HyperNet, CVPR 2016",
+        family="two-stage",
+        recipe=hypernet.RECIPE,
+        small=hypernet.SMALL,
+        small_recipe=hypernet.SMALL_RECIPE,
+        input_size=(600, 1000),
+        # Counted by hand in the test.
+        golden=Golden(parameters={20: 76_697_786}, boxes={(600, 1000): 28_728}),
     ),
     Spec(
         name="faster_rcnn_vgg16",
