@@ -109,8 +109,10 @@ def forms(count: int = 8, size: int = 96, seed: int = 0) -> list[tuple[Tensor, T
     return items
 
 
-def assert_is_fitted_detector(make: Callable[[], Detector], seed: int = 0) -> None:
-    """The contract of detectors that bring `fit` instead of losses; `make` builds one for two classes.
+def assert_is_fitted_detector(make: Callable[[], Detector], seed: int = 0, *, parameters: bool = False) -> None:
+    """The contract of detectors that bring `fit` instead of losses; `make` builds one for two classes, always the same.
+
+    Those that learn by gradient too, in one of their stages, have `parameters`.
 
     It detects before it is fitted; after, the surest detection of each class is its object in images it has not seen;
     all that it learned is in its state dict, survives float16, and depends on seed and images alone.
@@ -141,7 +143,7 @@ def assert_is_fitted_detector(make: Callable[[], Detector], seed: int = 0) -> No
     state = model.state_dict()
     assert state.keys() == again.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
-    assert not list(model.parameters()), "what is learned without gradient lies in buffers"
+    assert bool(list(model.parameters())) == parameters, "what is learned without gradient lies in buffers"
     stored = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     other.load_state_dict({name: value.to(state[name].dtype) for name, value in stored.items()})
     with torch.no_grad():

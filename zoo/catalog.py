@@ -35,6 +35,7 @@ from zoo.two_stage import (
     mask_rcnn,
     ohem,
     panet,
+    rcnn,
     rfcn,
 )
 
@@ -52,6 +53,31 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(128, 64),
         golden=Golden(parameters={1: 0}, boxes={(128, 64): 1}, macs={(1, 128, 64): 446_148}),
+    ),
+    Spec(
+        name="rcnn_alexnet",
+        build=rcnn.rcnn_alexnet,
+        year=2013,
+        paper="Girshick, Donahue, Darrell, Malik: Rich Feature Hierarchies (R-CNN), CVPR 2014",
+        family="two-stage",
+        recipe=None,
+        small=rcnn.SMALL,
+        small_recipe=None,
+        input_size=(227, 227),
+        # Of the network that is fine-tuned; the SVMs (81,940) and regressors (737,360) of 20 classes are buffers.
+        golden=Golden(parameters={20: 56_954_261, 200: 57_691_721}),
+    ),
+    Spec(
+        name="rcnn_vgg16",
+        build=rcnn.rcnn_vgg16,
+        year=2013,
+        paper="Girshick, Donahue, Darrell, Malik: Rich Feature Hierarchies (R-CNN), CVPR 2014, on VGG-16 (PAMI 2016)",
+        family="two-stage",
+        recipe=None,
+        small=None,
+        small_recipe=None,
+        input_size=(224, 224),
+        golden=Golden(parameters={20: 134_346_581}),
     ),
     Spec(
         name="fast_rcnn_vgg16",
