@@ -99,8 +99,8 @@ def test_many_sizes() -> None:
         for short, inner in ((1_200, (1_050, 1_400)), (400, (400, 533))):
             model.resize(short)
             assert model.preprocess([torch.zeros(3, 480, 640)]).frames[0].inner == inner
-    with pytest.raises(ValueError, match="shorter side"):
-        model.resize((400, 400))
+    model.resize((700, 900))
+    assert model.size == (700, 900)
 
 
 def test_small_is_a_detector() -> None:

@@ -59,14 +59,14 @@ def _layer(
     inputs: int, outputs: int, *, stride: int = 1, branches: int = 1, norm_groups: int = 0, bias: bool = True
 ) -> nn.Sequential:
     """A 3x3 convolution, group normalisation where there are groups, and ReLU, in `branches` that do not mix."""
-    layer = nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, groups=branches, bias=bias))
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, groups=branches, bias=bias)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    layer = nn.Sequential(convolution)
     if norm_groups:
         layer.append(nn.GroupNorm(branches * norm_groups, outputs))
-    layer.append(nn.ReLU(inplace=True))
-    nn.init.kaiming_normal_(layer[0].weight, mode="fan_out", nonlinearity="relu")
-    if bias:
-        nn.init.zeros_(layer[0].bias)
-    return layer
+    return layer.append(nn.ReLU(inplace=True))
 
 
 class BottomUpPath(nn.Module):
@@ -166,23 +166,12 @@ class FusedBoxHead(nn.Module):
 class PANet(FasterRCNN):
     """Faster R-CNN whose regions are pooled from all levels, and which trains at many sizes."""
 
-    @property
-    def size(self) -> int:
-        """Shorter side of the input in pixels."""
-        return self.short
-
     def resize(self, size: int | tuple[int, int]) -> None:
-        """Change the shorter side of the input.
-
-        Args:
-            size: In pixels.
-
-        Raises:
-            ValueError: It is not one side.
-        """
-        if not isinstance(size, int):
-            raise ValueError(f"PANet is resized by its shorter side, not to {size}")
-        self.short = size
+        """One side is the shorter one, and the longest stays, as the recipe's sizes are meant; two are both."""
+        if isinstance(size, int):
+            self.short = size
+        else:
+            super().resize(size)
 
     def head_for_cost(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The head on a fixed number of regions."""
