@@ -225,7 +225,8 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
 
     Args:
         model: The detector. To take Darknet's files it says by `darknet_layers()` what order its layers have there, to
-            take Caffe's by `caffe_names()` what they are called there.
+            take Caffe's by `caffe_names()` what they are called there, and by `after_caffe()`, if anything is left to
+            do, what.
         path: Safetensors, a state dict of torch (bare, or under `state_dict` or `model`, with or without the
             `module.` of a parallel wrapper), Darknet's weights, a caffemodel, or a pickle of Detectron or detectron2.
         format: Which of them; left out, the file's ending and its first bytes tell.
@@ -253,6 +254,8 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
             raise CheckpointError(str(error)) from error
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}; build the detector at its paper's size") from error
+        if (after := getattr(model, "after_caffe", None)) is not None:
+            after()
         return
     if format == "detectron":
         try:

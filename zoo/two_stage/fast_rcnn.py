@@ -251,6 +251,30 @@ class FastRCNN(Detector):
         pooled = maps[0].new_zeros((len(maps[0]) * self.cost_regions, maps[0].shape[1], size, size))
         return self.roi_heads.predict(pooled)
 
+    def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
+        """Modules as the released VGG-16 models call them; see `zoo.formats.caffe`.
+
+        Raises:
+            ValueError: The backbone is another.
+        """
+        if not isinstance(body := getattr(self.backbone, "body", None), VGG16):
+            raise ValueError(f"the released models have VGG-16, not {type(body or self.backbone).__name__}")
+        convolutions = [name for name, module in body.named_modules() if isinstance(module, nn.Conv2d)]
+        names: dict[str, str | tuple[str, ...]] = {
+            f"backbone.body.{name}": name.rpartition(".")[2] for name in convolutions
+        }
+        names |= {f"roi_heads.box_head.{layer}": layer for layer in ("fc6", "fc7")}
+        return names | {f"roi_heads.box_predictor.{layer}": layer for layer in ("cls_score", "bbox_pred")}
+
+    @torch.no_grad()
+    def after_caffe(self) -> None:
+        """Snapshots give plain offsets: the deviations are multiplied in, which our decoder divides by again."""
+        layer = self.roi_heads.box_predictor.get_submodule("bbox_pred")
+        assert isinstance(layer, nn.Linear)
+        factors = layer.bias.new_tensor(self.roi_heads.coder.weights).repeat(len(layer.bias) // 4)
+        layer.weight.mul_(factors[:, None])
+        layer.bias.mul_(factors)
+
     def class_channels(self) -> dict[str, ClassChannels]:
         """Where the classes lie: behind the background, each with a score and four offsets."""
         return {

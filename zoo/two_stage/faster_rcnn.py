@@ -103,6 +103,11 @@ class FasterRCNN(FastRCNN):
         self.rpn.head(maps)
         return self.head_for_cost(maps)
 
+    def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
+        """As Fast R-CNN's, and those of the first stage."""
+        first = {"conv.0.0": "rpn_conv/3x3", "cls_logits": "rpn_cls_score", "bbox_pred": "rpn_bbox_pred"}
+        return super().caffe_names() | {f"rpn.head.{ours}": theirs for ours, theirs in first.items()}
+
     def num_boxes(self, size: tuple[int, int]) -> int:
         """Anchors at network input `(H, W)`, padded."""
         height, width = (-(-side // self.divisor) * self.divisor for side in size)
