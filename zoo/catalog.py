@@ -38,6 +38,7 @@ from zoo.two_stage import (
     panet,
     rcnn,
     rfcn,
+    tdm,
 )
 
 __all__ = ["CATALOG"]
@@ -224,6 +225,30 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(800, 1088),
         golden=Golden(parameters={90: 60_695_190, 80: 60_643_940}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="faster_rcnn_tdm_vgg16",
+        build=tdm.faster_rcnn_tdm_vgg16,
+        year=2016,
+        paper="Shrivastava, Sukthankar, Malik, Gupta: Beyond Skip Connections, arXiv 1612.06851, 2016",
+        family="two-stage",
+        recipe=tdm.RECIPE,
+        small=tdm.SMALL,
+        small_recipe=tdm.SMALL_RECIPE,
+        input_size=(600, 800),
+        golden=Golden(parameters={80: 88_805_149}, boxes={(600, 800): 360_000}),
+    ),
+    Spec(
+        name="faster_rcnn_tdm_r101",
+        build=tdm.faster_rcnn_tdm_r101,
+        year=2016,
+        paper="Shrivastava, Sukthankar, Malik, Gupta: Beyond Skip Connections, arXiv 1612.06851, 2016",
+        family="two-stage",
+        recipe=tdm.RECIPE,
+        small=None,
+        small_recipe=None,
+        input_size=(600, 800),
+        golden=Golden(parameters={80: 66_574_877}, boxes={(600, 800): 360_000}),
     ),
     Spec(
         name="detnet59_fpn",
