@@ -38,6 +38,7 @@ from zoo.two_stage import (
     panet,
     rcnn,
     rfcn,
+    sppnet,
     tdm,
 )
 
@@ -80,6 +81,18 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(224, 224),
         golden=Golden(parameters={20: 134_346_581}),
+    ),
+    Spec(
+        name="sppnet_zf5",
+        build=sppnet.sppnet_zf5,
+        year=2014,
+        paper="He, Zhang, Ren, Sun: Spatial Pyramid Pooling in Deep Convolutional Networks, ECCV 2014",
+        family="two-stage",
+        recipe=None,
+        small=sppnet.SMALL,
+        small_recipe=None,
+        input_size=(600, 800),
+        golden=Golden(parameters={20: 73_026_709}),
     ),
     Spec(
         name="fast_rcnn_vgg16",
