@@ -1,0 +1,11 @@
+"""Settings of the whole test run."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores among them.
+    torch.set_num_threads(1)
