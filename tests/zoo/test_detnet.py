@@ -138,5 +138,6 @@ def test_small_is_a_detector() -> None:
 
 
 def test_small_overfits() -> None:
-    tiny = {"short": 96, "longest": 96, "after_nms": (40, 40), "samples": 16, "head_width": 64}
-    assert_overfits(build("detnet59_fpn", 2, small=True, **tiny), steps=60)
+    torch.manual_seed(0)
+    tiny = {"short": 128, "longest": 128, "after_nms": (60, 60), "samples": 24}
+    assert_overfits(build("detnet59_fpn", 2, small=True, **tiny), steps=80)
