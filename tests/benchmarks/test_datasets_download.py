@@ -175,7 +175,11 @@ def test_unpack_lays_archives_over_each_other(server: Server, tmp_path: Path) ->
     assert len(server.asked) == 2, "what was unpacked is not fetched again"
 
 
-@pytest.mark.parametrize("data", [tar({"../escaped": b"x"}), tar({"a": b"x" * 9999})[:60], b"no archive"])
+@pytest.mark.parametrize(
+    "data",
+    [tar({"../escaped": b"x"}), tar({"a": b"x" * 9999})[:60], b"no archive"],
+    ids=["escaping", "cut off", "no archive"],
+)
 def test_bad_archives_leave_nothing(tmp_path: Path, data: bytes) -> None:
     file = tmp_path / "in.tar.gz"
     file.write_bytes(data)
