@@ -34,6 +34,7 @@ from zoo.two_stage import (
     light_head,
     mask_rcnn,
     megdet,
+    mr_cnn,
     ohem,
     panet,
     rcnn,
@@ -144,6 +145,19 @@ _ROWS: tuple[Spec, ...] = (
         input_size=(600, 1000),
         # Counted by hand in the test.
         golden=Golden(parameters={20: 76_697_786}, boxes={(600, 1000): 28_728}),
+    ),
+    Spec(
+        name="mr_cnn_vgg16",
+        build=mr_cnn.mr_cnn_vgg16,
+        year=2015,
+        paper="Gidaris, Komodakis: Multi-Region and Semantic Segmentation-Aware CNN, ICCV 2015",
+        family="two-stage",
+        recipe=mr_cnn.RECIPE,
+        small=mr_cnn.SMALL,
+        small_recipe=mr_cnn.SMALL_RECIPE,
+        input_size=(600, 1000),
+        # Counted by hand in the test.
+        golden=Golden(parameters={20: 1_330_923_433}),
     ),
     Spec(
         name="faster_rcnn_vgg16",

@@ -205,7 +205,7 @@ def hypernet_vgg16(
         num_classes,
         backbone=maps,
         rpn=CandidateRPN(
-            CandidateHead(maps.channels, pool, proposal_width, shared_first=shared_first),
+            CandidateHead(maps.channels, pool, proposal_width, shared_first=shared_first),  # type: ignore[arg-type]
             [caffe_shapes(step, ratios, scales)],
             [step],
             before_nms=(before_nms, before_nms),
