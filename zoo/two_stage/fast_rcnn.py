@@ -215,7 +215,9 @@ class FastRCNN(Detector):
     def proposals(self, images: list[Tensor]) -> list[Tensor]:
         """The regions alone, `[R_i, 4]` in pixels of each image, the likeliest first."""
         batch = self.preprocess(images)
-        _, regions = self.propose(self.backbone(batch.pixels), batch, None)
+        # An outside algorithm looks at the image alone.
+        maps = self.backbone(batch.pixels) if self.proposer is None else []
+        _, regions = self.propose(maps, batch, None)
         return [frame.to_image(boxes) for frame, boxes in zip(batch.frames, regions, strict=True)]
 
     def postprocess(self, outputs: TwoStageOutputs, batch: Batch) -> list[Detections]:
