@@ -30,6 +30,7 @@ from zoo.two_stage.fast_rcnn import BGR_MEAN, FastRCNN, LastMap, TwoStageOutputs
 
 __all__ = [
     "RECIPE",
+    "RPN_IN_CAFFE",
     "SMALL",
     "SMALL_RECIPE",
     "FasterRCNN",
@@ -55,11 +56,14 @@ SMALL: dict[str, Any] = {
     **{name: value for name, value in fast_rcnn.SMALL.items() if name not in ("search_scales", "min_segment")},
     "scales": (1, 2, 4, 8, 16),
     "rpn_width": 64,
-    "before_nms": (600, 300),
+    "before_nms": (1_000, 1_000),
     "after_nms": (200, 100),
     "min_side": 3.0,
 }
 """For `shapes`: stride 8, anchors of 8 to 128 px, colours scaled so that statistics fit half precision."""
+
+RPN_IN_CAFFE = {"conv.0.0": "rpn_conv/3x3", "cls_logits": "rpn_cls_score", "bbox_pred": "rpn_bbox_pred"}
+"""Layers of `RPNHead` as the released Caffe models call them."""
 
 
 class FasterRCNN(FastRCNN):
@@ -105,8 +109,7 @@ class FasterRCNN(FastRCNN):
 
     def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
         """As Fast R-CNN's, and those of the first stage."""
-        first = {"conv.0.0": "rpn_conv/3x3", "cls_logits": "rpn_cls_score", "bbox_pred": "rpn_bbox_pred"}
-        return super().caffe_names() | {f"rpn.head.{ours}": theirs for ours, theirs in first.items()}
+        return super().caffe_names() | {f"rpn.head.{ours}": theirs for ours, theirs in RPN_IN_CAFFE.items()}
 
     def num_boxes(self, size: tuple[int, int]) -> int:
         """Anchors at network input `(H, W)`, padded."""
