@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores among them.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Weights start alike whichever tests ran before."""
+    torch.manual_seed(0)

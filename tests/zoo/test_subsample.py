@@ -37,7 +37,7 @@ KEPT = [4, 1, 14, 8, 39, 5, 2, 15, 56, 19, 60, 16, 17, 3, 0, 58, 18, 57, 6, 62]
 CUTTABLE = [
     name
     for name, spec in CATALOG.items()
-    if spec.small is not None and hasattr(build(name, 2, small=True), "class_channels")
+    if spec.small is not None and getattr(build(name, 2, small=True), "class_channels", None) is not None
 ]
 
 

@@ -22,7 +22,7 @@ from zoo.parts.roi_head import RegionPool
 from zoo.two_stage import rfcn
 from zoo.two_stage.rfcn import RFCN, SMALL_RECIPE, ScoreMaps, Vote, rfcn_r101
 
-__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "CoupledMaps", "CoupledVote", "couplenet_r101"]
+__all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "CoupleNet", "CoupledMaps", "CoupledVote", "couplenet_r101"]
 
 RECIPE = rfcn.RECIPE
 
@@ -85,6 +85,13 @@ class CoupledVote(Vote):
         return logits.flatten(1), boxes + self.global_bbox_pred(x).view(-1, 2, 4)
 
 
+class CoupleNet(RFCN):
+    """R-FCN with a global vote."""
+
+    # Each local score becomes a sum over the scores of all classes, so that none can be left out.
+    class_channels = None  # type: ignore[assignment]
+
+
 def couplenet_r101(
     num_classes: int,
     *,
@@ -93,7 +100,7 @@ def couplenet_r101(
     global_width: int = 1_024,
     size: int = 7,
     **changes: Any,
-) -> RFCN:
+) -> CoupleNet:
     """CoupleNet on ResNet-101.
 
     Args:
@@ -104,6 +111,8 @@ def couplenet_r101(
         size: Cells along each side of a region, in both branches.
         changes: As `rfcn.rfcn_r101`.
     """
-    model = rfcn_r101(num_classes, maps=partial(CoupledMaps, context=context), width=width, size=size, **changes)
+    maps = partial(CoupledMaps, context=context)
+    model = rfcn_r101(num_classes, maps=maps, kind=CoupleNet, width=width, size=size, **changes)
+    assert isinstance(model, CoupleNet)
     model.roi_heads.box_predictor = CoupledVote(num_classes, width * (2 if context else 1), global_width, size)
     return model
