@@ -446,6 +446,11 @@ def fetch(entry: Entry | File | str, *, quiet: bool = False) -> Path:
         if not found:
             names = ", ".join(known.name for known in list_weights())
             raise CheckpointError(f"no published checkpoint is called {entry!r}; there is {names}")
+        if len(found) > 1:
+            places = "; ".join(f"that of {known.detector} from {' or '.join(known.urls)}" for known in found)
+            raise CheckpointError(
+                f"{len(found)} published checkpoints are called {entry!r}: get by hand {places}; and name its path"
+            )
         entry = found[0]
     if entry.sha256 is None:
         raise CheckpointError(

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -338,6 +339,17 @@ def test_what_nobody_has_a_sum_of_is_not_fetched(
     monkeypatch.setattr(checkpoints, "list_weights", lambda: (entry,))
     checkpoints.print_known()
     assert "to be had by hand" in capsys.readouterr().out
+
+
+def test_a_name_that_several_files_have_is_not_guessed() -> None:
+    rows = [entry for entry in checkpoints.list_weights() if entry.name == "model_final.pkl"]
+    assert len({entry.detector for entry in rows}) == len(rows) > 1
+    with pytest.raises(CheckpointError, match=r"are called 'model_final\.pkl'") as caught:
+        checkpoints.fetch("model_final.pkl")
+    assert all(f"{entry.detector} from {entry.urls[0]}" in str(caught.value) for entry in rows)
+    for entry in rows:
+        with pytest.raises(CheckpointError, match=re.escape(entry.urls[0])):
+            checkpoints.fetch(entry)
 
 
 def test_caffes_rows_fit_the_catalog() -> None:

@@ -20,8 +20,8 @@ from zoo.checkpoints import CheckpointError, load_into
 from zoo.formats.detectron import DetectronError, read_detectron
 from zoo.two_stage.release import RELEASES
 
-C4, FPN, MASK = "faster_rcnn_r50_c4", "faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn"
-TINY: dict[str, dict[str, Any]] = {C4: {"rpn_width": 2}, FPN: {}, MASK: {}}
+C4, FPN, DEEP, MASK = "faster_rcnn_r50_c4", "faster_rcnn_r50_fpn", "faster_rcnn_r101_fpn", "mask_rcnn_r50_fpn"
+TINY: dict[str, dict[str, Any]] = {C4: {"rpn_width": 2}, FPN: {}, DEEP: {}, MASK: {}}
 
 
 def meta(name: str, release: str, classes: int = 3) -> nn.Module:
@@ -29,11 +29,15 @@ def meta(name: str, release: str, classes: int = 3) -> nn.Module:
         return build(name, classes, release=release, **TINY[name])
 
 
-def blocks() -> list[tuple[str, str, int]]:
-    """Of ResNet-50: stage, place in it, and convolutions, the first of a stage having a projection."""
+def depths(name: str) -> tuple[int, ...]:
+    return (3, 4, 23, 3) if name == DEEP else (3, 4, 6, 3)
+
+
+def blocks(name: str) -> list[tuple[str, str, int]]:
+    """Of the ResNet: stage, place in it, and convolutions, the first of a stage having a projection."""
     return [
         (str(stage), str(block), 4 if block == 0 else 3)
-        for stage, n in enumerate((3, 4, 6, 3), 2)
+        for stage, n in enumerate(depths(name), 2)
         for block in range(n)
     ]
 
@@ -41,7 +45,7 @@ def blocks() -> list[tuple[str, str, int]]:
 def caffe2_names(name: str) -> dict[str, str]:
     """Ours to Detectron's, written out apart from the reader: the weight of every layer, and its kind."""
     names = {"backbone.body.conv1": "conv1", "backbone.body.bn1": "res_conv1_bn"}
-    for stage, block, count in blocks():
+    for stage, block, count in blocks(name):
         deepest = name == C4 and stage == "5"
         ours = f"roi_heads.box_head.stage.{block}" if deepest else f"backbone.body.layer{int(stage) - 1}.{block}"
         for index, letter in enumerate("abc", 1):
@@ -57,7 +61,7 @@ def caffe2_names(name: str) -> dict[str, str]:
     names["roi_heads.box_predictor.cls_score"] = "cls_score"
     names["roi_heads.box_predictor.bbox_pred"] = "bbox_pred"
     if name != C4:
-        last = {2: 2, 3: 3, 4: 5, 5: 2}
+        last = {stage: n - 1 for stage, n in enumerate(depths(name), 2)}
         for level in range(4):
             stage = level + 2
             lateral = "" if stage == 5 else "_lateral"
@@ -75,7 +79,7 @@ def detectron2_names(name: str) -> dict[str, str]:
     """Ours to detectron2's."""
     bottom = "backbone" if name == C4 else "backbone.bottom_up"
     names = {"backbone.body.conv1": f"{bottom}.stem.conv1", "backbone.body.bn1": f"{bottom}.stem.conv1.norm"}
-    for stage, block, count in blocks():
+    for stage, block, count in blocks(name):
         deepest = name == C4 and stage == "5"
         ours = f"roi_heads.box_head.stage.{block}" if deepest else f"backbone.body.layer{int(stage) - 1}.{block}"
         theirs = f"{'roi_heads' if deepest else bottom}.res{stage}.{block}"
@@ -133,7 +137,7 @@ def dump(path: Path, content: object, protocol: int = 2) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [C4, FPN, MASK])
+@pytest.mark.parametrize("name", [C4, FPN, DEEP, MASK])
 def test_every_blob_of_detectron_has_its_place(name: str, tmp_path: Path) -> None:
     """All keys of ours are filled, none twice, and no blob is left."""
     blobs = caffe2_blobs(name)
@@ -147,7 +151,7 @@ def test_every_blob_of_detectron_has_its_place(name: str, tmp_path: Path) -> Non
             assert np.array_equal(state[f"{ours}.bias"], blobs[f"{theirs}_b"])
 
 
-@pytest.mark.parametrize("name", [C4, FPN, MASK])
+@pytest.mark.parametrize("name", [C4, FPN, DEEP, MASK])
 def test_every_entry_of_detectron2_has_its_place(name: str, tmp_path: Path) -> None:
     entries = detectron2_entries(name)
     ignored = {"pixel_mean": np.zeros((3, 1, 1), np.float32)}

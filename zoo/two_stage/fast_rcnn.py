@@ -271,10 +271,15 @@ class FastRCNN(Detector):
     @torch.no_grad()
     def after_caffe(self) -> None:
         """Snapshots give plain offsets: the deviations are multiplied in, which our decoder divides by again."""
-        layer = self.roi_heads.box_predictor.get_submodule("bbox_pred")
-        assert isinstance(layer, nn.Linear)
-        factors = layer.bias.new_tensor(self.roi_heads.coder.weights).repeat(len(layer.bias) // 4)
-        layer.weight.mul_(factors[:, None])
+        self._multiply_deviations(self.roi_heads.box_predictor.get_submodule("bbox_pred"))
+
+    def _multiply_deviations(self, layer: nn.Module, cells: int = 1) -> None:
+        """In place, where each of the four offsets of a class has `cells` neighbouring channels."""
+        assert isinstance(layer, nn.Linear | nn.Conv2d)
+        assert layer.bias is not None
+        factors = layer.bias.new_tensor(self.roi_heads.coder.weights).repeat_interleave(cells)
+        factors = factors.repeat(len(layer.bias) // len(factors))
+        layer.weight.mul_(factors.view(-1, *(1,) * (layer.weight.ndim - 1)))
         layer.bias.mul_(factors)
 
     def class_channels(self) -> dict[str, ClassChannels]:

@@ -10,7 +10,7 @@ and those of largest loss are learned from (OHEM).
 Constants are those of the Python release (YuwenXiong/py-R-FCN, rfcn_end2end_ohem, trained jointly). What we do
 otherwise: boxes are continuous; the offsets that the first stage learns are not divided by deviations, as in the MXNet
 release; suppression for detection keeps 400 boxes an image over all classes. The first convolution, the second stage
-and all normalisations do not learn.
+and all normalisations do not learn. The release's caffemodels load (`caffe_names`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
 from zoo.subsample import ClassChannels
 from zoo.two_stage import faster_rcnn
 from zoo.two_stage.fast_rcnn import LastMap
-from zoo.two_stage.faster_rcnn import SMALL_RECIPE, FasterRCNN
+from zoo.two_stage.faster_rcnn import RPN_IN_CAFFE, SMALL_RECIPE, FasterRCNN
 
 __all__ = ["RECIPE", "RFCN", "SMALL", "SMALL_RECIPE", "ScoreMaps", "Trunk", "Vote", "assemble", "rfcn_r50", "rfcn_r101"]
 
@@ -77,6 +77,38 @@ class RFCN(FasterRCNN):
         regions = maps[-1].new_zeros((self.cost_regions, 4))
         logits, offsets = self.roi_heads(maps, [regions] * len(maps[-1]))
         return logits, offsets
+
+    def caffe_names(self) -> dict[str, str | tuple[str, ...]]:
+        """Modules as py-R-FCN's models call them; see `zoo.formats.caffe`.
+
+        Raises:
+            ValueError: The backbone or the score maps are others.
+        """
+        body, banks = self.backbone, self.roi_heads.box_pool
+        plain = type(banks) is ScoreMaps and type(self.roi_heads.box_predictor) is Vote
+        if not isinstance(body, CaffeResNet) or not plain:
+            raise ValueError(
+                f"the released models have Caffe's ResNet and plain score maps, not {type(body).__name__} and "
+                f"{type(banks).__name__}"
+            )
+        return (
+            {f"backbone.{ours}": theirs for ours, theirs in body.caffe_names().items()}
+            | {f"rpn.head.{ours}": theirs for ours, theirs in RPN_IN_CAFFE.items()}
+            | {f"roi_heads.box_pool.{layer}": layer for layer in ("conv_new_1", "rfcn_cls", "rfcn_bbox")}
+        )
+
+    @torch.no_grad()
+    def after_caffe(self) -> None:
+        """Give the second stage's offsets the deviations that our decoder divides by.
+
+        py-R-FCN learns offsets divided by (0.1, 0.1, 0.2, 0.2): those of the second stage, and with OHEM those of the
+        first too. Before it writes a model (`snapshot` in lib/fast_rcnn/train.py) it multiplies `rfcn_bbox` and
+        `rpn_bbox_pred` by what it had divided by, so both give plain offsets in a file. Ours are plain in the first
+        stage and divided in the second.
+        """
+        banks = self.roi_heads.box_pool
+        assert isinstance(banks, ScoreMaps)
+        self._multiply_deviations(banks.rfcn_bbox, banks.size**2)
 
     def class_channels(self) -> dict[str, ClassChannels]:
         """Where the classes lie: behind the background, each with its bank of score maps; boxes have no class."""
