@@ -314,6 +314,18 @@ _ROWS: tuple[Spec, ...] = (
         golden=Golden(parameters={80: 48_330_340}, boxes={(1_024, 1_344): 343_728}),
     ),
     Spec(
+        name="panet_mask_r50_fpn",
+        build=panet.panet_mask_r50_fpn,
+        year=2018,
+        paper="Liu, Qi, Qin, Shi, Jia: Path Aggregation Network for Instance Segmentation, CVPR 2018",
+        family="two-stage",
+        recipe=panet.MASK_RECIPE,
+        small=panet.MASK_SMALL,
+        small_recipe=panet.SMALL_RECIPE,
+        input_size=(1_024, 1_344),
+        golden=Golden(parameters={80: 73_301_189}, boxes={(1_024, 1_344): 343_728}),
+    ),
+    Spec(
         name="cascade_rcnn_r50_fpn",
         build=cascade.cascade_rcnn_r50_fpn,
         year=2017,

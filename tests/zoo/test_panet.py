@@ -10,7 +10,17 @@ from torchvision.ops import roi_align
 
 from tests.contract import assert_is_detector, assert_overfits
 from zoo import build
-from zoo.two_stage.panet import RECIPE, AdaptivePool, BottomUpPath, FusedBoxHead, PANet, panet_r50_fpn
+from zoo.two_stage.panet import (
+    RECIPE,
+    AdaptivePool,
+    BottomUpPath,
+    FusedBoxHead,
+    FusedMaskHead,
+    MaskPANet,
+    PANet,
+    panet_mask_r50_fpn,
+    panet_r50_fpn,
+)
 
 
 def parameters(module: nn.Module) -> int:
@@ -27,6 +37,15 @@ def test_parameters() -> None:
     assert parameters(model.roi_heads.box_head) == 16_978_432
     frozen_r50_fpn = 41_704_036
     assert parameters(model) == frozen_r50_fpn + 3_543_552 - 13_895_680 + 16_978_432
+
+
+def test_parameters_of_masks() -> None:
+    with torch.device("meta"):
+        boxes, masks = panet_r50_fpn(80), panet_mask_r50_fpn(80)
+    predictor = masks.roi_heads.get_submodule("mask_predictor")
+    trunk = parameters(masks.roi_heads.get_submodule("mask_head")) + parameters(predictor.get_submodule("conv5_mask"))
+    assert trunk == 24_950_032
+    assert parameters(masks) == parameters(boxes) + trunk + 81 * (256 + 1)
 
 
 def test_path_goes_up_level_by_level() -> None:
@@ -91,6 +110,34 @@ def test_head_keeps_the_largest_answer_of_the_levels(norm_groups: int) -> None:
     torch.testing.assert_close(head(pooled), head.fc(rest.flatten(1)).relu())
 
 
+@pytest.mark.parametrize("norm_groups", [0, 2])
+def test_mask_head_adds_foreground_to_the_class(norm_groups: int) -> None:
+    """Step by step, and with the grids of all classes, of which one is taken."""
+    torch.manual_seed(0)
+    plain = {"backbone": "small", "widths": (8, 8, 8, 8, 8), "width": 8, "head_width": 8, "convs": 1, "pool_size": 3}
+    model = panet_mask_r50_fpn(3, norm_groups=norm_groups, mask_pool=3, mask_width=8, **plain)
+    heads = model.roi_heads
+    head, predictor = heads.get_submodule("mask_head"), heads.get_submodule("mask_predictor")
+    assert isinstance(head, FusedMaskHead)
+    for parameter in [*head.parameters(), *predictor.parameters()]:
+        nn.init.normal_(parameter, std=0.3)
+    pooled, labels = torch.randn(5, 32, 3, 3), torch.tensor([3, 1, 2, 2, 1])
+
+    def layer(part: nn.Module, x: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        bias = None if part[0].bias is None else part[0].bias[rows]
+        x = F.conv2d(x, part[0].weight[rows], bias, padding=1)
+        return F.group_norm(x, 2, part[1].weight[rows], part[1].bias[rows]).relu() if norm_groups else x.relu()
+
+    own = [layer(head.own, pooled[:, a : a + 8], slice(a, a + 8)) for a in (0, 8, 16, 24)]
+    x = layer(head.convs[1], layer(head.convs[0], torch.stack(own).amax(0)))
+    whole = head.fc(layer(head.squeeze[1], layer(head.squeeze[0], x)).flatten(1)).relu().reshape(5, 6, 6)
+    grids = predictor.mask_fcn_logits(predictor.conv5_mask(layer(head.last, x)).relu()) + whole[:, None]
+    assert head.squeeze[1][0].out_channels == 4
+    assert whole.any()
+    assert (whole == 0).any()
+    torch.testing.assert_close(model._predict_masks(pooled, labels), grids[torch.arange(5), labels])
+
+
 def test_many_sizes() -> None:
     assert RECIPE.sizes == (1_200, 1_200, 1_000, 800, 600, 400)
     with torch.device("meta"):
@@ -103,15 +150,19 @@ def test_many_sizes() -> None:
     assert model.size == (700, 900)
 
 
-def test_small_is_a_detector() -> None:
+@pytest.mark.parametrize("name", ["panet_r50_fpn", "panet_mask_r50_fpn"])
+def test_small_is_a_detector(name: str) -> None:
     torch.manual_seed(0)
-    model = build("panet_r50_fpn", 8, small=True)
+    model = build(name, 8, small=True)
     assert isinstance(model, PANet)
+    assert isinstance(model, MaskPANet) == model.trains_on_masks == (name == "panet_mask_r50_fpn")
     assert sum(value.numel() for value in model.state_dict().values()) < 480_000
     assert_is_detector(model)
 
 
+TINY = {"short": 128, "longest": 128, "after_nms": (60, 60), "samples": 24}
+
+
 def test_small_overfits() -> None:
     torch.manual_seed(0)
-    tiny = {"short": 128, "longest": 128, "after_nms": (60, 60), "samples": 24}
-    assert_overfits(build("panet_r50_fpn", 2, small=True, **tiny), steps=100)
+    assert_overfits(build("panet_r50_fpn", 2, small=True, **TINY), steps=100)

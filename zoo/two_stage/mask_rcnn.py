@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ops.images import Batch
@@ -28,7 +28,7 @@ from ops.masks import crop_masks, paste_masks
 from ops.structures import Detections, Target
 from zoo.detector import stage
 from zoo.parts.mask_head import MaskHead, MaskPredictor
-from zoo.parts.roi_head import PyramidAlign
+from zoo.parts.roi_head import Pool, PyramidAlign
 from zoo.subsample import ClassChannels
 from zoo.two_stage import fpn
 from zoo.two_stage.fast_rcnn import TwoStageOutputs
@@ -87,8 +87,8 @@ class MaskRCNN(FasterRCNN):
         self,
         num_classes: int,
         *,
-        mask_pool: PyramidAlign,
-        mask_head: MaskHead,
+        mask_pool: Pool,
+        mask_head: nn.Module,
         mask_predictor: MaskPredictor,
         cost_masks: int = 100,
         **parts: Any,

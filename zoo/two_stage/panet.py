@@ -4,17 +4,20 @@ Segmentation" (CVPR 2018, https://arxiv.org/abs/1803.01534).
 A delta of Faster R-CNN on a feature pyramid. What the fine maps know of edges reaches the coarse levels of a pyramid
 only through the whole backbone; a second path, from the bottom up, takes it there in a few layers. And each region is
 pooled from all levels instead of one: each passes a layer of its own, the largest answer counts, and the rest of the
-head follows.
+head follows. Masks are predicted so, too, and a fully connected layer, which sees the whole region at once, adds its
+opinion of what is foreground, whatever the class.
 
 Constants are those of the authors' re-implementation (ShuLiu1993/PANet). Its head of four convolutions and a fully
-connected layer is ours; group normalisation is where it has it, and in the bottom-up path. What we do otherwise: boxes
-and losses are those of our Faster R-CNN on a pyramid, and the pyramid before the new path is plain.
+connected layer is ours, and so is its ReLU after the fully connected layer of the masks; group normalisation is where
+it has it, and in the bottom-up path. What we do otherwise: boxes and losses are those of our Faster R-CNN on a pyramid,
+and the pyramid before the new path is plain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,10 +28,14 @@ from torchvision.ops import roi_align
 from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
 from zoo.parts.fpn import FPN, BackboneWithFPN
+from zoo.parts.mask_head import MaskPredictor
 from zoo.two_stage import fpn
 from zoo.two_stage.faster_rcnn import FasterRCNN
+from zoo.two_stage.mask_rcnn import MaskRCNN
 
 __all__ = [
+    "MASK_RECIPE",
+    "MASK_SMALL",
     "RECIPE",
     "SMALL",
     "SMALL_RECIPE",
@@ -36,7 +43,10 @@ __all__ = [
     "BackboneWithPath",
     "BottomUpPath",
     "FusedBoxHead",
+    "FusedMaskHead",
+    "MaskPANet",
     "PANet",
+    "panet_mask_r50_fpn",
     "panet_r50_fpn",
 ]
 
@@ -47,10 +57,20 @@ RECIPE = replace(
     source="ShuLiu1993/PANet, configs/panet/e2e_panet_R-50-FPN_1x_det: COCO train2017",
 )
 
+MASK_RECIPE = replace(
+    RECIPE,
+    steps=180_000,
+    milestones=(120_000, 160_000),
+    source="ShuLiu1993/PANet, configs/panet/e2e_panet_R-50-FPN_2x_mask: COCO train2017",
+)
+
 _PYRAMID = {name: value for name, value in fpn.SMALL.items() if name != "canonical"}
 
 SMALL: dict[str, Any] = {**_PYRAMID, "width": 24, "convs": 1, "norm_groups": 3}
 """For `shapes`: that of the pyramid, narrowed to pay for the second path; groups of 8 channels, as in the paper."""
+
+MASK_SMALL: dict[str, Any] = {**SMALL, "head_width": 112, "mask_pool": 6, "mask_width": 12}
+"""For `shapes`: that of boxes alone, narrowed to pay for grids of 12 cells, each of which is fully connected."""
 
 SMALL_RECIPE = fpn.SMALL_RECIPE
 
@@ -128,6 +148,10 @@ class AdaptivePool:
         ]
         return torch.cat(parts, 1)
 
+    def blank(self, maps: list[Tensor], count: int) -> Tensor:
+        """As if `count` regions had been pooled from maps that are 0."""
+        return maps[0].new_zeros((count, len(self.strides) * maps[0].shape[1], self.size, self.size))
+
 
 class FusedBoxHead(nn.Module):
     """A convolution for each level, the largest answer of all levels, more convolutions and a fully connected layer."""
@@ -163,6 +187,45 @@ class FusedBoxHead(nn.Module):
         return x.relu()
 
 
+class FusedMaskHead(nn.Module):
+    """Levels fused after a convolution of each, as for boxes; then a way to features, and one to foreground (3.3)."""
+
+    def __init__(
+        self, inputs: int = 256, width: int = 256, *, size: int = 14, levels: int = 4, convs: int = 2,
+        norm_groups: int = 32,
+    ) -> None:  # fmt: skip
+        """Build.
+
+        Args:
+            inputs: Channels of a level.
+            width: Channels of the convolutions; the last before the fully connected layer has half as many.
+            size: Cells along each side of a region; a mask has twice as many.
+            levels: Of `AdaptivePool`.
+            convs: Convolutions between the fusion and the parting of the ways.
+            norm_groups: Of group normalisation after each convolution; 0 is none.
+        """
+        super().__init__()
+        self.levels = levels
+        plain, half = norm_groups == 0, width // 2
+        self.own = _layer(levels * inputs, levels * width, branches=levels, norm_groups=norm_groups, bias=plain)
+        self.convs = nn.Sequential(*(_layer(width, width, norm_groups=norm_groups, bias=plain) for _ in range(convs)))
+        self.last = _layer(width, width, norm_groups=norm_groups, bias=plain)
+        self.squeeze = nn.Sequential(
+            _layer(width, width, norm_groups=norm_groups, bias=plain),
+            _layer(width, half, norm_groups=norm_groups, bias=plain),
+        )
+        self.fc = nn.Linear(half * size**2, (2 * size) ** 2)
+        nn.init.normal_(self.fc.weight, std=0.01)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """`[R, L * C, m, m]` to features `[R, width, m, m]`, and to what all logits `[R, 2m, 2m]` get on top."""
+        side = 2 * pooled.shape[-1]
+        x = self.convs(self.own(pooled).unflatten(1, (self.levels, -1)).amax(1))
+        foreground: Tensor = self.fc(self.squeeze(x).flatten(1)).relu()
+        return self.last(x), foreground.unflatten(1, (side, side))
+
+
 class PANet(FasterRCNN):
     """Faster R-CNN whose regions are pooled from all levels, and which trains at many sizes."""
 
@@ -177,10 +240,25 @@ class PANet(FasterRCNN):
         """The head on a fixed number of regions."""
         pool = self.roi_heads.box_pool
         assert isinstance(pool, AdaptivePool)
-        channels = len(pool.strides) * maps[0].shape[1]
-        return self.roi_heads.predict(
-            maps[0].new_zeros((len(maps[0]) * self.cost_regions, channels, pool.size, pool.size))
-        )
+        return self.roi_heads.predict(pool.blank(maps, len(maps[0]) * self.cost_regions))
+
+
+class MaskPANet(MaskRCNN, PANet):
+    """Mask R-CNN whose regions are pooled from all levels, and whose masks are seen as a whole, too."""
+
+    def _predict_masks(self, pooled: Tensor, labels: Tensor) -> Tensor:
+        """Features `[R, L * C, m, m]` to logits `[R, 2m, 2m]` of the classes `labels`, 1 to C."""
+        head, predictor = (self.roi_heads.get_submodule(name) for name in ("mask_head", "mask_predictor"))
+        x, foreground = head(pooled)
+        logits: Tensor = predictor(x, labels) + foreground
+        return logits
+
+    def head_for_cost(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The heads on fixed numbers of regions."""
+        assert isinstance(self.mask_pool, AdaptivePool)
+        pooled = self.mask_pool.blank(maps, len(maps[0]) * self.cost_masks)
+        self._predict_masks(pooled, torch.ones(len(pooled), dtype=torch.int64, device=pooled.device))
+        return PANet.head_for_cost(self, maps)
 
 
 def panet_r50_fpn(
@@ -197,6 +275,7 @@ def panet_r50_fpn(
     head_width: int = 1_024,
     short: int = 1_000,
     longest: int = 1_400,
+    kind: Callable[..., PANet] = PANet,
     **settings: Any,
 ) -> FasterRCNN:
     """PANet's boxes on ResNet-50.
@@ -214,6 +293,7 @@ def panet_r50_fpn(
         head_width: Channels of the fully connected layer.
         short: Shorter side of the input.
         longest: Longest side of the input.
+        kind: Class of the detector, or what else joins the parts.
         settings: As `on_pyramid`.
     """
     if backbone == "resnet":
@@ -225,7 +305,7 @@ def panet_r50_fpn(
         num_classes,
         BackboneWithPath(body, FPN(body.channels, width, extra=None), BottomUpPath(width, levels, norm_groups)),
         [*body.strides, 2 * body.strides[-1]],
-        kind=PANet,
+        kind=kind,
         box_pool=AdaptivePool(body.strides, pool_size),
         box_head=FusedBoxHead(width, head_width, size=pool_size, levels=levels, convs=convs, norm_groups=norm_groups),
         width=width,
@@ -235,3 +315,39 @@ def panet_r50_fpn(
         longest=longest,
         **settings,
     )
+
+
+def panet_mask_r50_fpn(
+    num_classes: int,
+    *,
+    width: int = 256,
+    norm_groups: int = 32,
+    mask_pool: int = 14,
+    mask_width: int = 256,
+    **changes: Any,
+) -> MaskPANet:
+    """PANet on ResNet-50, with masks.
+
+    Args:
+        num_classes: Foreground classes.
+        width: As `panet_r50_fpn`; so is `norm_groups`, of the mask branch, too.
+        norm_groups: See there.
+        mask_pool: Cells along each side of a region for the mask branch, whose grids have twice as many.
+        mask_width: Channels of its convolutions and of its deconvolution.
+        changes: As `panet_r50_fpn`.
+    """
+    strides = (4, 8, 16, 32)
+    model = panet_r50_fpn(
+        num_classes,
+        width=width,
+        norm_groups=norm_groups,
+        kind=partial(
+            MaskPANet,
+            mask_pool=AdaptivePool(strides, mask_pool),
+            mask_head=FusedMaskHead(width, mask_width, size=mask_pool, levels=len(strides), norm_groups=norm_groups),
+            mask_predictor=MaskPredictor(mask_width, mask_width, num_classes),
+        ),
+        **changes,
+    )
+    assert isinstance(model, MaskPANet)
+    return model
