@@ -65,8 +65,17 @@ def test_the_line_stands_in_the_order_of_the_papers() -> None:
     assert fast["parameters"] == "412,345"
     assert faster["AR at 100"] == faster["proposals an image"] == "not measured"
     assert faster["proposals ms"] == "in network"
+    assert (fast["masks ms"], faster["masks ms"]) == ("-", "-")
     assert faster["parameters"] == "not measured"
     assert line(shelf(record("accuracy", "ssd300_vgg16")), CHOSEN) == []
+
+
+def test_masks_have_a_stage_of_their_own() -> None:
+    seconds = (0.001, 0.002, 0.003, 0.006, 0.0005, 0.0125)
+    stages = ("preprocess", "network", "proposals", "masks", "postprocess", "end_to_end")
+    latency = record("latency", "fast", samples={name: [time] for name, time in zip(stages, seconds, strict=True)})
+    (row,) = table(line(shelf(record("accuracy", "fast", metrics=metrics(0.4)), latency), CHOSEN))
+    assert [row[f"{name.replace('_', ' ')} ms"] for name in stages] == ["1.0", "2.0", "3.0", "6.0", "0.5", "12.5"]
 
 
 def test_pairs_are_compared_seed_by_seed() -> None:
