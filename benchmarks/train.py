@@ -416,6 +416,8 @@ def train(
         torch.set_num_threads(threads)
     if device == "cpu":
         torch.use_deterministic_algorithms(True, warn_only=True)
+        # That would also fill each new tensor with NaN before it is written, a tenth of a small detector's step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     place = _join_processes(device)
     amp = place.type == "cuda" if amp is None else amp
     dataset = open_dataset(dataset_name, split or benchmark.train_split, data_root)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
+from ops.roi_align import as_regions
+from ops.roi_align import roi_align as ops_roi_align
 from zoo.parts.roi_head import PyramidAlign, RegionPool
 
 RAMP = torch.arange(64.0).reshape(1, 1, 8, 8)
@@ -108,3 +110,32 @@ def test_region_pool_against_its_definition() -> None:
             expected[:, row, column] = features[0, :, top:bottom, left:right].amax((1, 2))
     assert torch.equal(RegionPool(16, 3)([features], [torch.tensor([box])])[0], expected)
     assert torch.equal(roi_pool(features, [torch.tensor([box])], 3, 1 / 16)[0], expected)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("sampling", [1, 2, 3])
+def test_gradient_of_align_equals_torchvisions(aligned: bool, sampling: int) -> None:
+    """Regions of two of three images in no order, beyond all four edges, inverted, less than a cell, off the map."""
+    maps = torch.randn(3, 4, 13, 9, requires_grad=True)
+    odd = [[-20, -9, 30, 90], [60, 70, 80, 120], [10, 10, 10.5, 10.2], [30, 40, 20, 20], [-90, -90, -50, -60]]
+    corners = torch.rand(40, 2) * 70
+    boxes = torch.cat([torch.tensor(odd), torch.cat([corners, corners + torch.rand(40, 2) * 60], 1)])
+    regions = torch.cat([torch.randint(0, 2, (len(boxes), 1)) * 2.0, boxes], 1)
+    ours = ops_roi_align(maps, regions, 5, 1 / 8, sampling, aligned)
+    theirs = roi_align(maps, regions, 5, 1 / 8, sampling, aligned)
+    assert torch.equal(ours, theirs)
+    grad = torch.randn_like(ours)
+    (expected,) = torch.autograd.grad(theirs, maps, grad)
+    (found,) = torch.autograd.grad(ours, maps, grad)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_align_keeps_half_precision_and_takes_no_regions() -> None:
+    maps = torch.randn(2, 4, 8, 8, dtype=torch.bfloat16, requires_grad=True)
+    pooled = ops_roi_align(maps, as_regions([ROI, ROI[:0]]), 2, 1.0)
+    assert pooled.dtype == torch.bfloat16
+    assert ops_roi_align(maps, as_regions([ROI[:0]] * 2), 2, 1.0).sum().backward() is None
+    assert maps.grad is not None
+    assert not maps.grad.any()
+    with pytest.raises(ValueError, match="0 samples a cell"):
+        ops_roi_align(maps, as_regions([ROI, ROI]), 2, 1.0, 0)

@@ -15,12 +15,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, box_iou, roi_align, roi_pool
+from torchvision.ops import batched_nms, box_iou, roi_pool
 
 from ops.coders import CenterSizeCoder
 from ops.losses import repel_boxes, repel_objects
 from ops.match import threshold_match
 from ops.nms import classwise_nms
+from ops.roi_align import as_regions, roi_align
 from ops.sample import balanced_sample
 from ops.snip import check_range, regions_in_range
 from ops.structures import Detections, Target
@@ -86,8 +87,7 @@ class PyramidAlign:
 
     def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """Pool from the first `len(strides)` of `maps`."""
-        images = [torch.full_like(rows[:, :1], index) for index, rows in enumerate(boxes)]
-        regions = torch.cat([torch.cat(images), torch.cat(boxes)], 1)
+        regions = as_regions(boxes)
         if len(self.strides) == 1:
             return roi_align(maps[0], regions, self.size, 1 / self.strides[0], self.sampling, self.aligned)
         levels = self.levels(regions[:, 1:])

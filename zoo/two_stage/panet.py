@@ -23,8 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import roi_align
 
+from ops.roi_align import as_regions, roi_align
 from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
 from zoo.parts.fpn import FPN, BackboneWithFPN
@@ -142,8 +142,9 @@ class AdaptivePool:
 
     def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
         """`[sum R_i, L * C, size, size]`: the C channels of the finest level first."""
+        regions = as_regions(boxes)
         parts = [
-            roi_align(x, boxes, self.size, 1 / stride, self.sampling)
+            roi_align(x, regions, self.size, 1 / stride, self.sampling)
             for x, stride in zip(maps, self.strides, strict=False)
         ]
         return torch.cat(parts, 1)
