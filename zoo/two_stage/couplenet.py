@@ -56,7 +56,7 @@ class CoupledMaps(ScoreMaps):
 class CoupledVote(Vote):
     """Local and global votes, added. Layer names are the release's."""
 
-    def __init__(self, num_classes: int, inputs: int, width: int, size: int) -> None:
+    def __init__(self, num_classes: int, inputs: int, width: int, size: int, *, init_std: float = 0.01) -> None:
         """Build.
 
         Args:
@@ -64,6 +64,7 @@ class CoupledVote(Vote):
             inputs: Channels of the features of the whole region.
             width: Of both global layers.
             size: Cells along each side of a region.
+            init_std: Of the Gaussian that the layers start from.
         """
         super().__init__(num_classes)
         self.local_cls_score = nn.Conv2d(num_classes + 1, num_classes + 1, 1)
@@ -73,7 +74,7 @@ class CoupledVote(Vote):
         self.global_bbox_pred = nn.Conv2d(width, 8, 1)
         for layer in self.children():
             assert isinstance(layer, nn.Conv2d)
-            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.normal_(layer.weight, std=init_std)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,6 +100,7 @@ def couplenet_r101(
     width: int = 1_024,
     global_width: int = 1_024,
     size: int = 7,
+    init_std: float = 0.01,
     **changes: Any,
 ) -> CoupleNet:
     """CoupleNet on ResNet-101.
@@ -109,10 +111,14 @@ def couplenet_r101(
         width: Channels of the convolution that both branches read.
         global_width: Channels of the global branch.
         size: Cells along each side of a region, in both branches.
+        init_std: Of the Gaussian that the layers behind the trunk start from.
         changes: As `rfcn.rfcn_r101`.
     """
     maps = partial(CoupledMaps, context=context)
-    model = rfcn_r101(num_classes, maps=maps, kind=CoupleNet, width=width, size=size, **changes)
+    settings = {"width": width, "size": size, "init_std": init_std, **changes}
+    model = rfcn_r101(num_classes, maps=maps, kind=CoupleNet, **settings)
     assert isinstance(model, CoupleNet)
-    model.roi_heads.box_predictor = CoupledVote(num_classes, width * (2 if context else 1), global_width, size)
+    model.roi_heads.box_predictor = CoupledVote(
+        num_classes, width * (2 if context else 1), global_width, size, init_std=init_std
+    )
     return model

@@ -87,10 +87,18 @@ class DeformableMaps(ScoreMaps):
     """R-FCN's banks, and those that say where each cell is to look (section 2.2). Layer names are the release's."""
 
     def __init__(
-        self, inputs: int, num_classes: int, stride: int, *, width: int, size: int, samples_per_cell: int = 4
+        self,
+        inputs: int,
+        num_classes: int,
+        stride: int,
+        *,
+        width: int,
+        size: int,
+        samples_per_cell: int = 4,
+        **settings: Any,
     ) -> None:
         """As `ScoreMaps`; a cell is the mean of `samples_per_cell` squared samples."""
-        super().__init__(inputs, num_classes, stride, width=width, size=size)
+        super().__init__(inputs, num_classes, stride, width=width, size=size, **settings)
         self.samples = samples_per_cell
         self.rfcn_cls_offset_t = nn.Conv2d(width, 2 * size**2 * (num_classes + 1), 1)
         self.rfcn_bbox_offset_t = nn.Conv2d(width, 2 * size**2, 1)

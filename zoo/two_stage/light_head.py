@@ -87,7 +87,15 @@ class ThinMaps(nn.Module):
     """
 
     def __init__(
-        self, inputs: int, stride: int, *, kernel: int = 15, middle: int = 256, channels: int = 10, size: int = 7
+        self,
+        inputs: int,
+        stride: int,
+        *,
+        kernel: int = 15,
+        middle: int = 256,
+        channels: int = 10,
+        size: int = 7,
+        init_std: float = 0.01,
     ) -> None:
         super().__init__()
         self.stride, self.size = stride, size
@@ -97,7 +105,7 @@ class ThinMaps(nn.Module):
         self.h_pre = nn.Conv2d(inputs, middle, (1, kernel), padding=(0, half))
         self.h = nn.Conv2d(middle, outputs, (kernel, 1), padding=(half, 0))
         for layer in (self.w_pre, self.w, self.h_pre, self.h):
-            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.normal_(layer.weight, std=init_std)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def thin(self, x: Tensor) -> Tensor:
@@ -135,6 +143,7 @@ def light_head_rcnn_r101(
     middle: int = 256,
     channels: int = 10,
     size: int = 7,
+    init_std: float = 0.01,
     head_width: int = 2_048,
     shared: bool = False,
     hard: int | None = 256,
@@ -155,6 +164,7 @@ def light_head_rcnn_r101(
         middle: Channels between the two halves of each; 64 in the paper's "S".
         channels: Features of each cell of a region.
         size: Cells along each side of a region.
+        init_std: Of the Gaussian that the thin maps start from.
         head_width: Channels of the fully connected layer.
         shared: One box for all classes, as the paper has it, instead of one each.
         hard: Regions an image of largest loss that are learned from; None: a sample of `samples`.
@@ -167,7 +177,9 @@ def light_head_rcnn_r101(
     """
     trunk = _trunk() if backbone == "resnet" else Trunk.small(widths)
     heads = RoIHead(
-        ThinMaps(trunk.last, trunk.stride, kernel=kernel, middle=middle, channels=channels, size=size),
+        ThinMaps(
+            trunk.last, trunk.stride, kernel=kernel, middle=middle, channels=channels, size=size, init_std=init_std
+        ),
         nn.Sequential(
             OrderedDict(flat=nn.Flatten(), ps_fc_1=nn.Linear(channels * size**2, head_width), relu=nn.ReLU())
         ),
