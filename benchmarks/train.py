@@ -74,7 +74,8 @@ class _Draws(TorchDataset[tuple[Tensor, Target]]):
         if self.recipe.augment is None:
             return image, target
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(_seed(self.seed, _AUGMENT, position))
+            # `torch.manual_seed` would also write down the call stack for each device that there is not.
+            torch.default_generator.manual_seed(_seed(self.seed, _AUGMENT, position))
             return self.recipe.augment(image, target)
 
 
