@@ -7,11 +7,12 @@ that was never interrupted. Run it under `torchrun` and it trains on all process
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from benchmarks.proposals import proposer_of, with_proposals
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights, write_atomically
 from benchmarks.suite import BENCHMARKS
+from ops.sample import seed_of
 from ops.structures import Target
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector, Recipe
@@ -43,14 +45,11 @@ __all__ = ["TrainingError", "describe_recipe", "fit_by_gradient", "optimizer_for
 _AUGMENT, _MODEL, _ORDER, _START, _SIZE = 1, 2, 3, 4, 5
 """Streams of chance that never share a seed."""
 
+_STATE = "state.pt"
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says where it stands and what to do."""
-
-
-def _seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers; neighbours in any of them give unrelated seeds."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 class _Draws(TorchDataset[tuple[Tensor, Target]]):
@@ -64,7 +63,7 @@ class _Draws(TorchDataset[tuple[Tensor, Target]]):
         """Which image stands at `position`: a new permutation each epoch."""
         epoch, rest = divmod(position, len(self.dataset))
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(_seed(self.seed, _ORDER, epoch))
+            generator = torch.Generator().manual_seed(seed_of(self.seed, _ORDER, epoch))
             self._epoch = epoch
             self._order = torch.randperm(len(self.dataset), generator=generator).numpy()
         return int(self._order[rest])
@@ -75,7 +74,7 @@ class _Draws(TorchDataset[tuple[Tensor, Target]]):
             return image, target
         with torch.random.fork_rng(devices=[]):
             # `torch.manual_seed` would also write down the call stack for each device that there is not.
-            torch.default_generator.manual_seed(_seed(self.seed, _AUGMENT, position))
+            torch.default_generator.manual_seed(seed_of(self.seed, _AUGMENT, position))
             return self.recipe.augment(image, target)
 
 
@@ -128,29 +127,43 @@ class _Average:
         torch._foreach_lerp_([self.weights[name] for name in names], list(values), 1 - decay)
 
 
-def _save_state(path: Path, state: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+class _State:
+    """The file from which an interrupted run goes on; a run of other `identity` does not."""
 
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path, self.identity = path, identity
+        self.started, self.before = time.monotonic(), 0.0
 
-def _load_state(path: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["identity"]
-    except Exception as error:
-        raise TrainingError(f"{path}: not a training state ({error}); remove it to start anew") from error
-    different = sorted(key for key in identity if found.get(key) != identity[key])
-    if different:
-        key = different[0]
-        raise TrainingError(
-            f"{path}: was written by a run with {key} = {found.get(key)!r}, this one has {identity[key]!r}; "
-            f"give another --out, or remove the file to start anew"
-        )
-    return state
+    @property
+    def seconds(self) -> float:
+        """Of all calls of this run, up to now."""
+        return self.before + time.monotonic() - self.started
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            torch.save({"identity": self.identity, "seconds": self.seconds, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+    def load(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            found = state["identity"]
+        except Exception as error:
+            raise TrainingError(f"{self.path}: not a training state ({error}); remove it to start anew") from error
+        different = sorted(key for key in self.identity if found.get(key) != self.identity[key])
+        if different:
+            key = different[0]
+            raise TrainingError(
+                f"{self.path}: was written by a run with {key} = {found.get(key)!r}, this one has "
+                f"{self.identity[key]!r}; give another --out, or remove the file to start anew"
+            )
+        self.before = state["seconds"]
+        return state
 
 
 class _Reporter:
@@ -187,12 +200,12 @@ class _Reporter:
 
 
 def _step_generator(seed: int, step: int, rank: int) -> None:
-    torch.manual_seed(_seed(seed, _MODEL, step, rank))
+    torch.manual_seed(seed_of(seed, _MODEL, step, rank))
 
 
 def _size_of(recipe: Recipe, seed: int, step: int) -> int:
     """Side of the input at `step`: one draw for `resize_every` steps, the same in all processes."""
-    return recipe.sizes[_seed(seed, _SIZE, step // recipe.resize_every) % len(recipe.sizes)]
+    return recipe.sizes[seed_of(seed, _SIZE, step // recipe.resize_every) % len(recipe.sizes)]
 
 
 def fit_by_gradient(
@@ -238,8 +251,8 @@ def fit_by_gradient(
     if recipe.stages and world > 1:
         raise TrainingError("a training in stages changes what learns on its way; run it as one process")
     local = recipe.batch // world
-    state_file = out / "state.pt"
-    state = _load_state(state_file, identity) if state_file.exists() else None
+    states = _State(out / _STATE, identity)
+    state = states.load()
     entered: int | None = None if state is None else state.get("stage")
     if entered is not None:
         # Which parameters there are, and which of them learn, depends on the stage.
@@ -247,13 +260,13 @@ def fit_by_gradient(
     model.to(device).train()
     optimizer = optimizer_for(model, recipe)
     average = None if recipe.ema is None else _Average(model, recipe.ema)
-    first, elapsed, recent = 0, 0.0, dict[str, float]()
+    first, recent = 0, dict[str, float]()
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.weights = {name: value.to(device) for name, value in state["average"].items()}
-        first, elapsed, recent = state["step"], state["seconds"], state["losses"]
+        first, recent = state["step"], state["losses"]
         _trim_log(out / "losses.jsonl", first)
 
     parallel = DistributedDataParallel(model) if world > 1 else model
@@ -272,23 +285,19 @@ def fit_by_gradient(
     for side in recipe.sizes:
         model.resize(side)
     reporter = _Reporter(recipe.steps, first, recipe.batch, quiet or rank > 0)
-    started = time.monotonic()
     step = first
 
     def save() -> None:
         if rank == 0:
-            _save_state(
-                state_file,
+            states.save(
                 {
-                    "identity": identity,
                     "step": step,
                     "stage": entered,
-                    "seconds": elapsed + time.monotonic() - started,
                     "losses": recent,
                     "model": model.state_dict(),
                     "optimizer": optimizer.state_dict(),
                     "average": {} if average is None else average.weights,
-                },
+                }
             )
 
     try:
@@ -316,7 +325,7 @@ def fit_by_gradient(
                 parts = ", ".join(f"{name} {value.item():.4g}" for name, value in losses.items())
                 raise TrainingError(
                     f"step {step}: the loss is not finite ({parts}); lower --lr, or set clip_norm in the recipe. "
-                    f"The last state before it is in {state_file}"
+                    f"The last state before it is in {states.path}"
                 )
             optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -346,8 +355,7 @@ def fit_by_gradient(
     if recipe.stages:
         model.enter_stage(None, fresh=False)
     model.eval()
-    seconds = elapsed + time.monotonic() - started
-    return {"steps": step, "seconds": round(seconds, 1), "losses": recent}
+    return {"steps": step, "seconds": round(states.seconds, 1), "losses": recent}
 
 
 def _trim_log(path: Path, step: int) -> None:
@@ -424,7 +432,7 @@ def train(
     dataset = open_dataset(dataset_name, split or benchmark.train_split, data_root)
     num_classes = len(dataset.class_names)
     settings = {**(spec.small or {} if small else {}), **(overrides or {})}
-    torch.manual_seed(_seed(seed, _START))
+    torch.manual_seed(seed_of(seed, _START))
     model = build(detector, num_classes, small=small, **(overrides or {}))
     if model.trains_on_masks:
         dataset = dataset.with_masks()
@@ -448,9 +456,12 @@ def train(
     if (proposer := proposer_of(model)) is not None:
         dataset = with_proposals(dataset, proposer, quiet=quiet)
     if recipe is None:
-        started = time.monotonic()
-        model.fit(dataset, seed=seed)  # type: ignore[operator]
-        outcome: dict[str, Any] = {"seconds": round(time.monotonic() - started, 1)}
+        states = _State(out / _STATE, identity)
+        fit: Callable[..., None] = model.fit  # type: ignore[assignment]
+        # Those that take minutes can go on where they were interrupted.
+        resumes = "state" in inspect.signature(fit).parameters
+        fit(dataset, seed=seed, **({"state": states} if resumes else {}))
+        outcome: dict[str, Any] = {"seconds": round(states.seconds, 1)}
     else:
         outcome = fit_by_gradient(
             model,

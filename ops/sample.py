@@ -1,11 +1,17 @@
-"""Which references a loss looks at."""
+"""Which references a loss looks at, and seeds of chance."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["balanced_sample", "hardest"]
+__all__ = ["balanced_sample", "hardest", "seed_of"]
+
+
+def seed_of(*parts: int) -> int:
+    """One 63-bit seed from several numbers that are not negative; neighbours in any of them give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def hardest(losses: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tests.contract import assert_is_fitted_detector, empty_target, forms, toy_i
 from zoo import build
 from zoo.backbones.alexnet import CaffeNet
 from zoo.detector import listening
+from zoo.parts import region_fit
 from zoo.parts.linear import BoxRegressors, HardNegatives, LinearSVMs, ridge, whitening
 from zoo.parts.region_fit import RegionTraining, draw_regions
 from zoo.two_stage.rcnn import RCNN, RECIPE, crop_windows, rcnn_alexnet, warp_regions
@@ -252,3 +255,40 @@ def test_a_class_without_objects_is_told() -> None:
     items = [(image, target[target.labels == 0]) for image, target in forms(count=2)]
     with pytest.raises(ValueError, match="class 1 has no object"):
         tiny(steps=0).fit(items, seed=0)
+
+
+class Interrupted(Exception):
+    """What a test raises in place of Ctrl-C."""
+
+
+class Notes:
+    """A state in memory that is interrupted behind its `last` saving."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.kept = last, list[dict[str, Any]]()
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.kept.append(deepcopy(state))
+        if len(self.kept) == self.last:
+            raise Interrupted
+
+    def load(self) -> dict[str, Any] | None:
+        return deepcopy(self.kept[-1]) if self.kept else None
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 4, 5])
+def test_an_interrupted_fit_goes_on_and_ends_alike(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After each of two states of fine-tuning (images are few: in the midst of an epoch) and after each stage."""
+    monkeypatch.setattr(region_fit, "_KEEP_EVERY", 2)
+    items = forms(count=5)
+    whole = tiny(steps=5)
+    whole.fit(items, seed=3)
+    notes = Notes(last)
+    with pytest.raises(Interrupted):
+        tiny(steps=5).fit(items, seed=3, state=notes)
+    notes.last = 0
+    resumed = tiny(steps=5)
+    resumed.fit(items, seed=3, state=notes)
+    assert [state["stage"] for state in notes.kept] == [0, 0, 1, 2, 3]
+    for (name, ours), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name

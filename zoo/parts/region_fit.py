@@ -19,11 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
+from ops.sample import seed_of
 from ops.structures import Target
 from zoo.detector import Detector, Recipe
 from zoo.parts.linear import HardNegatives, halve
 
-__all__ = ["Images", "RegionTraining", "draw_regions", "fit_regions"]
+__all__ = ["Images", "RegionTraining", "State", "draw_regions", "fit_regions"]
+
+_KEEP_EVERY = 100
+"""Steps of fine-tuning between states."""
 
 _LENGTH = 20.0
 """Mean length at which features are learned from."""
@@ -35,6 +39,16 @@ class Images(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
+
+
+class State(Protocol):
+    """Where a training keeps what it needs to go on after an interruption."""
+
+    def save(self, state: dict[str, Any], /) -> None:
+        """Keep tensors, numbers and dicts of them in place of what was kept before."""
+
+    def load(self) -> dict[str, Any] | None:
+        """What was kept last."""
 
 
 @dataclass(frozen=True)
@@ -62,21 +76,20 @@ class RegionTraining:
     penalty: float = 1_000.0
 
 
-def fit_regions(model: Detector, dataset: Images, seed: int) -> None:
+def fit_regions(model: Detector, dataset: Images, seed: int, state: State | None = None) -> None:
     """Train `model` in place; see `RCNN.fit`. It is left as it was, in training or in evaluation mode."""
-    trainer = _Trainer(model, dataset, seed)
+    trainer = _Trainer(model, dataset, seed, state)
     was_training = model.training
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         try:
-            trainer.fine_tune()
-            model.eval()
-            # What the next stage learns from must be what a loaded checkpoint computes.
-            halve(model)
-            with torch.no_grad():
-                trainer.train_svms()
-                trainer.train_regressors()
-            halve(model)
+            for number, stage in enumerate((trainer.fine_tune, trainer.train_svms, trainer.train_regressors)):
+                if number < trainer.stage:
+                    continue
+                trainer.enter(number)
+                stage()
+                # What the next stage learns from must be what a loaded checkpoint computes.
+                halve(model)
+                trainer.keep(number + 1)
         finally:
             model.train(was_training)
 
@@ -109,18 +122,34 @@ def _most(regions: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Trainer:
-    def __init__(self, model: Detector, dataset: Images, seed: int) -> None:
+    """The three stages. All chance is a function of the seed, the stage and, in the first, the step."""
+
+    def __init__(self, model: Detector, dataset: Images, seed: int, state: State | None) -> None:
         self.model: Any = model
         self.plan: RegionTraining = model.training_plan  # type: ignore[assignment]
-        self.dataset, self.seed = dataset, seed
-        self.chance = np.random.default_rng(seed)
+        self.dataset, self.seed, self.state = dataset, seed, state
         self.device = model.device
         self.proposed: dict[int, Tensor] = {}
+        self.stage = 0
+        self.kept = None if state is None else state.load()
+        if self.kept is not None:
+            model.load_state_dict(self.kept["model"])
+            self.stage = self.kept["stage"]
+
+    def enter(self, stage: int) -> None:
+        """Begin a stage as it begins whatever was done before it."""
+        self.stage = stage
+        self.model.train(stage == 0)
+        torch.manual_seed(seed_of(self.seed, stage))
+
+    def keep(self, stage: int, **more: Any) -> None:
+        """A later call is to begin with `stage`."""
+        if self.state is not None:
+            self.state.save({"stage": stage, "model": self.model.state_dict(), **more})
 
     def fine_tune(self) -> None:
         """By gradient, as a classifier of regions."""
         model, recipe = self.model, self.plan.recipe
-        model.train()
         learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
             {"params": [p for p in learning if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -132,14 +161,21 @@ class _Trainer:
             "adamw": lambda: torch.optim.AdamW(groups, recipe.lr),
         }
         optimizer = kinds[recipe.optimizer]()
-        order = self._endless()
-        with _progress("fine-tuning", recipe.steps) as advance:
-            for step in range(recipe.steps):
+        first, order = 0, list[int]()
+        if self.kept is not None and "step" in self.kept:
+            optimizer.load_state_dict(self.kept["optimizer"])
+            first = self.kept["step"]
+        with _progress("fine-tuning", recipe.steps, first) as advance:
+            for step in range(first, recipe.steps):
+                torch.manual_seed(seed_of(self.seed, self.stage, step))
                 images: list[Tensor] = []
                 regions: list[Tensor] = []
                 labels: list[Tensor] = []
-                while len(images) < recipe.batch:
-                    image, target = self._item(next(order))
+                for position in range(step * recipe.batch, (step + 1) * recipe.batch):
+                    epoch, turn = divmod(position, len(self.dataset))
+                    if not (order and turn):
+                        order = self._order(epoch)
+                    image, target = self._item(order[turn])
                     if recipe.augment is not None:
                         image, target = recipe.augment(image, target)
                     boxes, holds = draw_regions(target, self.plan, model.num_classes)
@@ -155,12 +191,15 @@ class _Trainer:
                 if recipe.clip_norm is not None:
                     torch.nn.utils.clip_grad_norm_(learning, recipe.clip_norm)
                 optimizer.step()
+                if (step + 1) % _KEEP_EVERY == 0:
+                    self.keep(0, step=step + 1, optimizer=optimizer.state_dict())
                 advance(f"loss {loss.item():.3f}" if step % 20 == 0 else "")
 
+    @torch.no_grad()
     def train_svms(self) -> None:
         """On objects, and on the proposals that the machines get wrong."""
         model = self.model
-        order = [int(index) for index in self.chance.permutation(len(self.dataset))]
+        order = self._order()
         found: list[list[Tensor]] = [[] for _ in range(model.num_classes)]
         lengths: list[Tensor] = []
         with _progress("objects", len(order)) as advance:
@@ -196,10 +235,11 @@ class _Trainer:
         for machine in machines:
             machine.train()
 
+    @torch.no_grad()
     def train_regressors(self) -> None:
         """On proposals near an object, each towards the nearest."""
         model = self.model
-        order = [int(index) for index in self.chance.permutation(len(self.dataset))]
+        order = self._order()
         lengths: list[Tensor] = []
         with _progress("regressors", len(order)) as advance:
             for index in order:
@@ -239,17 +279,18 @@ class _Trainer:
         assert target.proposals is not None
         return target.proposals[torch.randperm(len(target.proposals))[:count]]
 
-    def _endless(self) -> Iterator[int]:
-        while True:
-            yield from (int(index) for index in self.chance.permutation(len(self.dataset)))
+    def _order(self, epoch: int = 0) -> list[int]:
+        """All images in the order of this stage."""
+        chance = np.random.default_rng(seed_of(self.seed, self.stage, 1, epoch))
+        return [int(index) for index in chance.permutation(len(self.dataset))]
 
 
 @contextmanager
-def _progress(description: str, total: int) -> Iterator[Callable[[str], None]]:
+def _progress(description: str, total: int, done: int = 0) -> Iterator[Callable[[str], None]]:
     """A function to call after each unit of work, with what is to be shown of it, or nothing new."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[text]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=total, text="")
+        task = bar.add_task(description, total=total, completed=done, text="")
 
         def advance(text: str) -> None:
             bar.advance(task)

@@ -38,7 +38,7 @@ from zoo.backbones.small import SmallNet
 from zoo.backbones.vgg import VGG16
 from zoo.detector import Detector, Recipe, stage
 from zoo.parts.linear import BoxRegressors, LinearSVMs
-from zoo.parts.region_fit import Images, RegionTraining, fit_regions
+from zoo.parts.region_fit import Images, RegionTraining, State, fit_regions
 from zoo.two_stage.fast_rcnn import BGR_MEAN, Proposer, flip_half
 
 __all__ = [
@@ -278,16 +278,17 @@ class RCNN(Detector):
         crops = batch.pixels.new_empty((self.cost_regions, 3, self.crop, self.crop))
         return self.svms(self.head(self.features(crops).flatten(1)))
 
-    def fit(self, dataset: Images, seed: int) -> None:
+    def fit(self, dataset: Images, seed: int, state: State | None = None) -> None:
         """Fine-tune, train the SVMs, train the regressors, from `dataset[i]` -> (image, Target).
 
         Proposals that a target brings are taken as they are. The same seed and images give the same detector, from the
-        same start. Weights are rounded to float16, as checkpoints keep them.
+        same start. Weights are rounded to float16, as checkpoints keep them. Where `state` holds what an interrupted
+        call has kept, this one goes on from there and ends with the same weights on a CPU.
 
         Raises:
             ValueError: A class has no object.
         """
-        fit_regions(self, dataset, seed)
+        fit_regions(self, dataset, seed, state)
 
 
 class Pool5(nn.Module):
