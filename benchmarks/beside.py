@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
@@ -190,13 +190,14 @@ def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float], draws: int 
 
 
 def print_beside(record: Record) -> None:
-    """Median milliseconds of each detector by stage, and ratios."""
+    """Median milliseconds of each stage, a column a detector, and ratios."""
     found = record.metrics["detectors"]
-    stages = by_stage([dict.fromkeys(figures["stages"], 0.0) for figures in found.values()])
-    table = Table("detector", *(f"{stage} ms" for stage in stages), f"/ {record.detector}", "95 % interval")
-    for name, figures in found.items():
-        medians = [figures["stages"].get(stage, {}).get("median") for stage in stages]
-        cells = ["-" if median is None else f"{1000 * median:.2f}" for median in medians]
-        ratio = figures["ratio"]
-        table.add_row(name, *cells, f"{ratio['median']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}")
+    table = Table("ms", *(Column(name, justify="right", overflow="fold") for name in found))
+    for stage in by_stage([dict.fromkeys(figures["stages"], 0.0) for figures in found.values()]):
+        medians = [figures["stages"].get(stage, {}).get("median") for figures in found.values()]
+        table.add_row(stage, *("-" if median is None else f"{1000 * median:.2f}" for median in medians))
+    table.add_section()
+    ratios = [figures["ratio"] for figures in found.values()]
+    table.add_row(f"times {record.detector}", *(f"{ratio['median']:.2f}" for ratio in ratios))
+    table.add_row("95 % interval", *(f"{ratio['low']:.2f} to {ratio['high']:.2f}" for ratio in ratios))
     Console().print(table)
