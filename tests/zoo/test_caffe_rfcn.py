@@ -19,7 +19,8 @@ from zoo.backbones.caffe_resnet import CaffeResNet
 from zoo.checkpoints import CheckpointError, load_into
 from zoo.parts.frozen import FrozenNorm
 from zoo.parts.roi_head import RoIHead
-from zoo.two_stage.rfcn import RFCN, ScoreMaps, Trunk, Vote, assemble
+from zoo.two_stage.faster_rcnn import on_one_map
+from zoo.two_stage.rfcn import RFCN, ScoreMaps, Trunk, Vote
 
 CLASSES, SIZE = 2, 7
 FACTORS = (10.0, 10.0, 5.0, 5.0)
@@ -44,7 +45,8 @@ def thin(classes: int = CLASSES) -> RFCN:
     body = CaffeResNet(("res4", "res5"), width=2, dilated=True, norm=FrozenNorm)
     maps = ScoreMaps(body.channels[-1], classes, 16, width=3, size=SIZE)
     trunk = Trunk(body, body.channels[0], body.channels[-1], 16)
-    return assemble(classes, trunk, RoIHead(maps, nn.Identity(), Vote(classes)), RFCN, rpn_width=2)
+    heads = RoIHead(maps, nn.Identity(), Vote(classes))
+    return on_one_map(classes, trunk.module, trunk.first, trunk.stride, heads, kind=RFCN, rpn_width=2)
 
 
 def body_layers() -> dict[str, str]:

@@ -14,9 +14,9 @@ images, the losses of the proposal network are divided by the samples of the who
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ops.anchors import caffe_shapes
 from ops.images import Batch
@@ -36,7 +36,10 @@ __all__ = [
     "FasterRCNN",
     "faster_rcnn_vgg16",
     "faster_rcnn_vgg16_align",
+    "on_one_map",
 ]
+
+_Kind = TypeVar("_Kind", bound="FasterRCNN")
 
 RECIPE = Recipe(
     batch=2,
@@ -117,18 +120,68 @@ class FasterRCNN(FastRCNN):
         return self.rpn.num_anchors((height, width))
 
 
-def faster_rcnn_vgg16(
+def on_one_map(
     num_classes: int,
+    backbone: nn.Module,
+    channels: int,
+    stride: int,
+    heads: RoIHead,
     *,
-    kind: Callable[..., FasterRCNN] = FasterRCNN,
-    backbone: Literal["vgg16", "small"] = "vgg16",
-    widths: Sequence[int] = (16, 24, 48),
+    kind: Callable[..., _Kind],
     ratios: Sequence[float] = (0.5, 1.0, 2.0),
     scales: Sequence[float] = (8.0, 16.0, 32.0),
     rpn_width: int = 512,
     before_nms: Sequence[int] = (12_000, 6_000),
     after_nms: Sequence[int] = (2_000, 300),
     min_side: float = 16.0,
+    valid_range: Sequence[float | None] | None = None,
+    short: int = 600,
+    longest: int = 1_000,
+    **parts: Any,
+) -> _Kind:
+    """The release's first stage on a map, and its input: what detectors of one map share.
+
+    Args:
+        num_classes: Foreground classes.
+        backbone: Image `[B, 3, H, W]` to maps.
+        channels: Of the map that the first stage looks at,
+        stride: and its stride.
+        heads: The second stage.
+        kind: Class of the detector, or what else joins the parts.
+        ratios: Of the anchors, height over width.
+        scales: Of the anchors, in strides; on COCO the paper adds 4.
+        rpn_width: Channels of the proposal network.
+        before_nms: Proposals before suppression, in training and in testing.
+        after_nms: And after.
+        min_side: Least side of a proposal in pixels of the image.
+        valid_range: Sizes of the objects that the first stage learns from (SNIP): see `RPN`.
+        short: Shorter side of the input.
+        longest: Longest side of the input.
+        parts: As `FasterRCNN`, where colours are to be others than BGR bytes less Caffe's mean.
+    """
+    shapes = caffe_shapes(stride, ratios, scales)
+    rpn = RPN(
+        RPNHead(channels, rpn_width, len(shapes), softmax=True),
+        [shapes],
+        [stride],
+        inside_only=True,
+        before_nms=(before_nms[0], before_nms[1]),
+        after_nms=(after_nms[0], after_nms[1]),
+        min_side=min_side,
+        drop_small_first=True,
+        valid_range=valid_range,
+    )
+    colours = {"mean": BGR_MEAN, "std": (1.0, 1.0, 1.0), "caffe": True, "cost_regions": after_nms[1]}
+    settings = {"short": short, "longest": longest, **colours, **parts}
+    return kind(num_classes, backbone=backbone, rpn=rpn, roi_heads=heads, **settings)
+
+
+def faster_rcnn_vgg16(
+    num_classes: int,
+    *,
+    kind: Callable[..., FasterRCNN] = FasterRCNN,
+    backbone: Literal["vgg16", "small"] = "vgg16",
+    widths: Sequence[int] = (16, 24, 48),
     pool: Literal["max", "align"] = "max",
     pool_size: int = 7,
     head_width: int = 4_096,
@@ -136,9 +189,8 @@ def faster_rcnn_vgg16(
     samples: int = 128,
     valid_range: Sequence[float | None] | None = None,
     repulsion: Sequence[float] | None = None,
-    short: int = 600,
-    longest: int = 1_000,
     std: float = 1.0,
+    **changes: Any,
 ) -> FasterRCNN:
     """Faster R-CNN on VGG-16, whose first four convolutions stay as ImageNet left them.
 
@@ -147,12 +199,6 @@ def faster_rcnn_vgg16(
         kind: Class of the detector, or what else joins the parts.
         backbone: VGG-16, or the zoo's small network, all of which learns.
         widths: Channels of the small network.
-        ratios: Of the anchors, height over width.
-        scales: Of the anchors, in strides; on COCO the paper adds 4.
-        rpn_width: Channels of the proposal network.
-        before_nms: Proposals before suppression, in training and in testing.
-        after_nms: And after.
-        min_side: Least side of a proposal in pixels of the image.
         pool: RoI pooling, or bilinear RoIAlign in its stead.
         pool_size: Cells along each side of a region.
         head_width: Channels of both fully connected layers.
@@ -160,44 +206,22 @@ def faster_rcnn_vgg16(
         samples: Regions an image that the second stage learns from.
         valid_range: Sizes of the objects that both stages learn from (SNIP): see `RPN` and `RoIHead`.
         repulsion: Weights of the losses that keep boxes off others (Repulsion loss): see `RoIHead`.
-        short: Shorter side of the input.
-        longest: Longest side of the input.
         std: What colours are divided by, after the mean is taken off.
+        changes: As `on_one_map`.
     """
     body = LastMap.of(backbone, widths)
     stride, channels = body.stride, body.channels
-    shapes = caffe_shapes(stride, ratios, scales)
-    region_pool = RegionPool(stride, pool_size) if pool == "max" else PyramidAlign((stride,), pool_size)
-    return kind(
-        num_classes,
-        backbone=body,
-        rpn=RPN(
-            RPNHead(channels, rpn_width, len(shapes), softmax=True),
-            [shapes],
-            [stride],
-            inside_only=True,
-            before_nms=(before_nms[0], before_nms[1]),
-            after_nms=(after_nms[0], after_nms[1]),
-            min_side=min_side,
-            drop_small_first=True,
-            valid_range=valid_range,
-        ),
-        roi_heads=RoIHead(
-            region_pool,
-            BoxHead(channels * pool_size**2, head_width, dropout),
-            BoxPredictor(head_width, num_classes),
-            samples=samples,
-            nms=0.3,
-            valid_range=valid_range,
-            repulsion=repulsion,
-        ),
-        short=short,
-        longest=longest,
-        mean=BGR_MEAN,
-        std=(std, std, std),
-        caffe=True,
-        cost_regions=300,
+    heads = RoIHead(
+        RegionPool(stride, pool_size) if pool == "max" else PyramidAlign((stride,), pool_size),
+        BoxHead(channels * pool_size**2, head_width, dropout),
+        BoxPredictor(head_width, num_classes),
+        samples=samples,
+        nms=0.3,
+        valid_range=valid_range,
+        repulsion=repulsion,
     )
+    settings = {"valid_range": valid_range, "std": (std, std, std), "cost_regions": 300, **changes}
+    return on_one_map(num_classes, body, channels, stride, heads, kind=kind, **settings)
 
 
 def faster_rcnn_vgg16_align(num_classes: int, **changes: Any) -> FasterRCNN:

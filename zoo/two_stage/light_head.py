@@ -28,7 +28,8 @@ from zoo.parts.roi_head import BoxPredictor, RoIHead
 from zoo.subsample import ClassChannels
 from zoo.two_stage import rfcn
 from zoo.two_stage.fast_rcnn import TwoStageOutputs, flip_half
-from zoo.two_stage.rfcn import RFCN, SMALL_RECIPE, Trunk, assemble
+from zoo.two_stage.faster_rcnn import on_one_map
+from zoo.two_stage.rfcn import RFCN, SMALL_RECIPE, Trunk
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "LightHeadRCNN", "ThinMaps", "light_head_rcnn_r101"]
 
@@ -173,7 +174,7 @@ def light_head_rcnn_r101(
         score_floor: A detection must score more than this.
         limit: Most detections an image.
         std: What colours, bytes less the mean, are divided by.
-        changes: As `rfcn.assemble`.
+        changes: As `faster_rcnn.on_one_map`.
     """
     trunk = _trunk() if backbone == "resnet" else Trunk.small(widths)
     heads = RoIHead(
@@ -202,4 +203,6 @@ def light_head_rcnn_r101(
         "mean": tuple(value / 255 for value in (122.7717, 115.9465, 102.9801)),
         "std": (std / 255,) * 3,
     }
-    return assemble(num_classes, trunk, heads, LightHeadRCNN, **{**settings, **changes})
+    return on_one_map(
+        num_classes, trunk.module, trunk.first, trunk.stride, heads, kind=LightHeadRCNN, **{**settings, **changes}
+    )

@@ -17,12 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ops.anchors import caffe_shapes
 from ops.images import Batch
 from ops.position_sensitive import ps_roi_pool
 from ops.structures import Target
@@ -30,13 +29,13 @@ from zoo.backbones.caffe_resnet import CaffeResNet
 from zoo.backbones.small import SmallNet
 from zoo.parts.frozen import FrozenNorm
 from zoo.parts.roi_head import RoIHead
-from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
+from zoo.parts.rpn import RPNOutputs
 from zoo.subsample import ClassChannels
 from zoo.two_stage import faster_rcnn
 from zoo.two_stage.fast_rcnn import LastMap
-from zoo.two_stage.faster_rcnn import RPN_IN_CAFFE, SMALL_RECIPE, FasterRCNN
+from zoo.two_stage.faster_rcnn import RPN_IN_CAFFE, SMALL_RECIPE, FasterRCNN, on_one_map
 
-__all__ = ["RECIPE", "RFCN", "SMALL", "SMALL_RECIPE", "ScoreMaps", "Trunk", "Vote", "assemble", "rfcn_r50", "rfcn_r101"]
+__all__ = ["RECIPE", "RFCN", "SMALL", "SMALL_RECIPE", "ScoreMaps", "Trunk", "Vote", "rfcn_r50", "rfcn_r101"]
 
 RECIPE = replace(
     faster_rcnn.RECIPE,
@@ -60,9 +59,6 @@ SMALL: dict[str, Any] = {
 
 With a deviation of .01, layers of so few channels would hand on a tenth of what the paper's do.
 """
-
-
-_Kind = TypeVar("_Kind", bound="RFCN")
 
 
 class RFCN(FasterRCNN):
@@ -204,66 +200,6 @@ class Trunk:
         return cls(LastMap(body), body.channels[-1], body.channels[-1], body.strides[-1])
 
 
-def assemble(
-    num_classes: int,
-    trunk: Trunk,
-    heads: RoIHead,
-    kind: type[_Kind],
-    *,
-    ratios: Sequence[float] = (0.5, 1.0, 2.0),
-    scales: Sequence[float] = (8.0, 16.0, 32.0),
-    rpn_width: int = 512,
-    before_nms: Sequence[int] = (6_000, 6_000),
-    after_nms: Sequence[int] = (300, 300),
-    min_side: float = 16.0,
-    short: int = 600,
-    longest: int = 1_000,
-    **parts: Any,
-) -> _Kind:
-    """What R-FCN and those that build on it share: the first stage and the input.
-
-    Args:
-        num_classes: Foreground classes.
-        trunk: The backbone.
-        heads: The second stage, on the last map of the trunk.
-        kind: The detector's class.
-        ratios: Of the anchors, height over width.
-        scales: Of the anchors, in strides; on COCO the paper adds 4.
-        rpn_width: Channels of the proposal network.
-        before_nms: Proposals before suppression, in training and in testing.
-        after_nms: And after.
-        min_side: Least side of a proposal in pixels of the image.
-        short: Shorter side of the input.
-        longest: Longest side of the input.
-        parts: As `FasterRCNN`, where colours are to be others than BGR bytes less Caffe's mean.
-    """
-    shapes = caffe_shapes(trunk.stride, ratios, scales)
-    return kind(
-        num_classes,
-        backbone=trunk.module,
-        rpn=RPN(
-            RPNHead(trunk.first, rpn_width, len(shapes), softmax=True),
-            [shapes],
-            [trunk.stride],
-            inside_only=True,
-            before_nms=(before_nms[0], before_nms[1]),
-            after_nms=(after_nms[0], after_nms[1]),
-            min_side=min_side,
-            drop_small_first=True,
-        ),
-        roi_heads=heads,
-        short=short,
-        longest=longest,
-        **{
-            "mean": (102.9801, 115.9465, 122.7717),
-            "std": (1.0, 1.0, 1.0),
-            "caffe": True,
-            "cost_regions": after_nms[1],
-            **parts,
-        },
-    )
-
-
 def rfcn_r101(
     num_classes: int,
     *,
@@ -299,7 +235,7 @@ def rfcn_r101(
         limit: Most detections an image.
         std: What colours are divided by, after the mean is taken off.
         kind: The detector's class.
-        changes: As `assemble`.
+        changes: As `faster_rcnn.on_one_map`; as many proposals are looked at in training as in testing.
     """
     trunk = Trunk.caffe(blocks) if backbone == "resnet" else Trunk.small(widths)
     heads = RoIHead(
@@ -312,7 +248,8 @@ def rfcn_r101(
         score_floor=score_floor,
         limit=limit,
     )
-    return assemble(num_classes, trunk, heads, kind, std=(std, std, std), **changes)
+    settings = {"before_nms": (6_000, 6_000), "after_nms": (300, 300), "std": (std, std, std), **changes}
+    return on_one_map(num_classes, trunk.module, trunk.first, trunk.stride, heads, kind=kind, **settings)
 
 
 def rfcn_r50(num_classes: int, **changes: Any) -> RFCN:

@@ -23,14 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ops.anchors import caffe_shapes
 from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
 from zoo.backbones.vgg import VGG16
 from zoo.parts.roi_head import BoxHead, BoxPredictor, RegionPool, RoIHead
-from zoo.parts.rpn import RPN, RPNHead
 from zoo.two_stage import faster_rcnn
-from zoo.two_stage.faster_rcnn import FasterRCNN
+from zoo.two_stage.faster_rcnn import FasterRCNN, on_one_map
 
 __all__ = [
     "RECIPE",
@@ -116,19 +114,13 @@ def faster_rcnn_tdm_vgg16(
     first: int = 2,
     lateral: int = 128,
     width: int = 256,
-    ratios: Sequence[float] = (0.5, 1.0, 2.0),
     scales: Sequence[float] = (16.0, 32.0, 64.0, 128.0),
-    rpn_width: int = 512,
-    before_nms: Sequence[int] = (12_000, 6_000),
-    after_nms: Sequence[int] = (2_000, 300),
-    min_side: float = 16.0,
     pool_size: int = 7,
     head_width: int = 4_096,
     dropout: float = 0.5,
     samples: int = 128,
-    short: int = 600,
-    longest: int = 1_000,
     std: float = 1.0,
+    **changes: Any,
 ) -> FasterRCNN:
     """Faster R-CNN on VGG-16 with top-down modulation from conv5 to conv3.
 
@@ -141,19 +133,13 @@ def faster_rcnn_tdm_vgg16(
         first: Which of the backbone's maps is the finest that is modulated.
         lateral: Channels of a lateral look.
         width: Channels of what is handed down.
-        ratios: Of the anchors, height over width.
         scales: Of the anchors, in strides of the finest map.
-        rpn_width: Channels of the proposal network.
-        before_nms: Proposals before suppression, in training and in testing.
-        after_nms: And after.
-        min_side: Least side of a proposal in pixels of the image.
         pool_size: Cells along each side of a region.
         head_width: Channels of both fully connected layers.
         dropout: In both.
         samples: Regions an image that the second stage learns from.
-        short: Shorter side of the input.
-        longest: Longest side of the input.
         std: What colours are divided by, after the mean is taken off.
+        changes: As `faster_rcnn.on_one_map`.
     """
     if backbone == "vgg16":
         body: VGG16 | ResNet | SmallNet = VGG16(ceil_mode=True)
@@ -162,36 +148,17 @@ def faster_rcnn_tdm_vgg16(
     else:
         body = SmallNet(tuple(widths))
     stride = body.strides[first]
-    shapes = caffe_shapes(stride, ratios, scales)
-    return FasterRCNN(
-        num_classes,
-        backbone=BackboneWithTopDown(
-            body, TopDown(body.channels[first:], lateral, width), first, frozen=2 if backbone == "vgg16" else 0
-        ),
-        rpn=RPN(
-            RPNHead(width, rpn_width, len(shapes), softmax=True),
-            [shapes],
-            [stride],
-            inside_only=True,
-            before_nms=(before_nms[0], before_nms[1]),
-            after_nms=(after_nms[0], after_nms[1]),
-            min_side=min_side,
-            drop_small_first=True,
-        ),
-        roi_heads=RoIHead(
-            RegionPool(stride, pool_size),
-            BoxHead(width * pool_size**2, head_width, dropout),
-            BoxPredictor(head_width, num_classes),
-            samples=samples,
-            nms=0.3,
-        ),
-        short=short,
-        longest=longest,
-        mean=(102.9801, 115.9465, 122.7717),
-        std=(std, std, std),
-        caffe=True,
-        cost_regions=300,
+    frozen = 2 if backbone == "vgg16" else 0
+    modulated = BackboneWithTopDown(body, TopDown(body.channels[first:], lateral, width), first, frozen)
+    heads = RoIHead(
+        RegionPool(stride, pool_size),
+        BoxHead(width * pool_size**2, head_width, dropout),
+        BoxPredictor(head_width, num_classes),
+        samples=samples,
+        nms=0.3,
     )
+    settings = {"scales": scales, "std": (std, std, std), "cost_regions": 300, **changes}
+    return on_one_map(num_classes, modulated, width, stride, heads, kind=FasterRCNN, **settings)
 
 
 def faster_rcnn_tdm_r101(num_classes: int, **changes: Any) -> FasterRCNN:
