@@ -32,7 +32,7 @@ def paper_section(shelf: Shelf, table: Table) -> Section:
     """One table with everything that was measured of its rows."""
     groups = _groups(shelf, table)
     source = (
-        f"{literal(table.paper)}. {table.link}, {literal(table.place)}.",
+        f"{literal(table.paper)}. {table.link + ', ' if table.link else ''}{literal(table.place)}.",
         f"Printed figures were measured on: {literal(table.split)}.",
         f"Hardware: {literal(table.hardware) or 'the paper names none for this table'}.",
         *map(literal, table.notes),
@@ -52,6 +52,8 @@ def paper_section(shelf: Shelf, table: Table) -> Section:
 
 def _groups(shelf: Shelf, table: Table) -> dict[tuple[str, str, bool], dict[str, Entry]]:
     """Records on other tests than the paper's, by test, size and owner; in each the first of a detector."""
+    if not table.metrics:
+        return {}
     detectors = {row.detector for row in table.rows if row.detector}
     groups: dict[tuple[str, str, bool], dict[str, Entry]] = {}
     for entry in shelf.accuracies:
@@ -191,7 +193,7 @@ def _apart(by: float) -> str:
 
 
 def _bars(table: Table, groups: dict[tuple[str, str, bool], dict[str, Entry]]) -> Plot:
-    rows = [table.row(method) for pair in table.pairs for method in pair]
+    rows = [table.row(method) for method in dict.fromkeys(method for pair in table.pairs for method in pair)]
     names = tuple(column.title for column in table.metrics)
     printed = tuple(
         (table.cell(row, "method"), tuple(table.printed(row, column.key) for column in table.metrics)) for row in rows
@@ -204,6 +206,8 @@ def _bars(table: Table, groups: dict[tuple[str, str, bool], dict[str, Entry]]) -
                 values = [entries[row.detector].fraction(column.measures) for column in table.metrics]
                 shown = tuple(100 * value if isinstance(value, float) else None for value in values)
                 series.append((row.detector, shown))
+        if not series:
+            continue
         title = f"Measured here: {test}, {scale} size{', own machine' if own else ''}"
         panels.append(Bars(title, names, tuple(series), printed=False))
     title = f"{table.subject[0].upper()}{table.subject[1:]}, percent"

@@ -90,7 +90,7 @@ class Table(_Frozen):
         name: As the paper calls the table, such as `Table 3`.
         subject: What it is about, as a heading.
         paper: Authors, title, where and when.
-        link: Where the paper is found.
+        link: Where the paper is found; empty where it is not published.
         seed: Number of the seed document it was transcribed from; empty where it comes from elsewhere.
         place: Section or page.
         caption: In our words.
@@ -110,7 +110,7 @@ class Table(_Frozen):
     name: str = Field(min_length=1)
     subject: str = Field(min_length=1)
     paper: str = Field(min_length=1)
-    link: str = Field(pattern=r"^https://\S+$")
+    link: str = Field(default="", pattern=r"^(https://\S+)?$")
     seed: str = Field(default="", pattern=r"^(\d{3})?$")
     place: str = Field(min_length=1)
     caption: str = Field(min_length=1)
