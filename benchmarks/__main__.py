@@ -137,6 +137,7 @@ def train(
     split: Split = None,
     data_root: DataRoot = None,
     settings: Settings = None,
+    images: Annotated[int | None, typer.Option(help="Learn from so many images only, the first ones.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, if not the recipe's.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images a step over all processes.")] = None,
     lr: Annotated[float | None, typer.Option(help="Base learning rate.")] = None,
@@ -162,6 +163,7 @@ def train(
             overrides=_settings(settings),
             recipe_changes={name: value for name, value in changes.items() if value is not None},
             split=split,
+            images=images,
             data_root=data_root,
             seed=seed,
             device=device,
@@ -221,6 +223,7 @@ def evaluate(
 @app.command()
 def ship(
     run_folder: Annotated[Path, typer.Argument(help="Folder of a finished training.")],
+    records: Annotated[bool, typer.Option(help="Copy its Records alone, as of further seeds.")] = False,
     data_root: DataRoot = None,
     results: Annotated[Path | None, typer.Option(help="Where Records go; default the committed ones.")] = None,
 ) -> None:
@@ -228,7 +231,7 @@ def ship(
     with _sentences():
         from benchmarks.shipping import ship as run
 
-        for path in run(run_folder, data_root=data_root, results=results):
+        for path in run(run_folder, records_only=records, data_root=data_root, results=results):
             print(path)
 
 

@@ -64,6 +64,7 @@ class Subject:
         class_names: Of its labels, where the checkpoint tells; else None.
         weights: The file.
         seed: Of its training, where the checkpoint tells.
+        learned_from: As in Record.
         origin: Year, paper and family, as far as they are known; left out, the catalog's.
         note: What a reader of its Records must know besides.
     """
@@ -75,6 +76,7 @@ class Subject:
     class_names: tuple[str, ...] | None
     weights: Path
     seed: int | None = None
+    learned_from: int | None = None
     origin: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -104,7 +106,9 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
             raise EvaluationError(f"{weights}: holds {meta.detector}, not {name}")
         scale: Literal["small", "paper"] = "small" if meta.small else "paper"
         seed = int(meta.extra["seed"]) if "seed" in meta.extra else None
-        return Subject(name, model.eval(), scale, dict(meta.overrides), tuple(meta.class_names), weights, seed)
+        images = int(meta.extra["images"]) if "images" in meta.extra else None
+        names = tuple(meta.class_names)
+        return Subject(name, model.eval(), scale, dict(meta.overrides), names, weights, seed, images)
     published = checkpoints.entry_for(weights)
     if published is not None and published.config is not None:
         if published.detector != name:
@@ -330,6 +334,7 @@ def evaluate(
         protocol={**protocol, "batch": batch, **looks},
         hardware=hardware.stamp(device, torch.get_num_threads()),
         seed=subject.seed,
+        learned_from=subject.learned_from,
         commit=commit(),
         versions=versions(),
         metrics={**metrics, "detections": len(rows), **subject.origin},

@@ -83,11 +83,19 @@ def verdict(expectation: Expectation, metrics: dict[str, Any]) -> str | None:
     return None
 
 
-def ship(run: Path, *, data_root: Path | None = None, results: Path | None = None) -> list[Path]:
+def ship(
+    run: Path, *, records_only: bool = False, data_root: Path | None = None, results: Path | None = None
+) -> list[Path]:
     """Evaluate the checkpoint of a finished training and copy it, its expectation and its Records into the project.
 
+    Args:
+        run: Folder of the training.
+        records_only: Copy the Records alone: of further seeds, of parts of the training images, of other sets.
+        data_root: The data as their owner unpacked them.
+        results: Where Records go; None for the project's own.
+
     Raises:
-        ValueError: There is no checkpoint, or it is larger than 1 MB.
+        ValueError: There is no checkpoint; or it is to ship, and is larger than 1 MB or no first, whole training.
     """
     trainings = [record for record in map(Record.read, sorted(run.glob("training.*.json"))) if record.weights]
     if not trainings:
@@ -97,27 +105,39 @@ def ship(run: Path, *, data_root: Path | None = None, results: Path | None = Non
         assert training.weights is not None
         assert training.dataset is not None
         source = run / training.weights.file
-        if source.stat().st_size > LIMIT:
-            raise ValueError(f"{source}: {source.stat().st_size:,} bytes; checkpoints that ship have at most {LIMIT:,}")
+        if not records_only:
+            _check_that_it_may_ship(source, training)
         benchmark = BENCHMARKS[training.dataset.name]
         dataset = open_dataset(benchmark.name, benchmark.split, data_root)
-        subject = load_subject(training.detector, source, training.num_classes)
-        record = evaluate(subject, dataset)
-        target = WEIGHTS / source.name
-        WEIGHTS.mkdir(exist_ok=True)
-        shutil.copyfile(source, target)
-        expectation = Expectation(
-            detector=training.detector,
-            benchmark=benchmark.name,
-            split=benchmark.split,
-            fingerprint=dataset.fingerprint,
-            sha256=sha256(target),
-            headline=benchmark.headline[1],
-            expected=round(headline_of(benchmark.name, record.metrics), 3),
-            stats=record.metrics["stats"],
-        )
-        write_atomically(target.with_suffix(".json"), expectation.model_dump_json(indent=1) + "\n")
+        record = evaluate(load_subject(training.detector, source, training.num_classes), dataset)
+        if not records_only:
+            target = WEIGHTS / source.name
+            WEIGHTS.mkdir(exist_ok=True)
+            shutil.copyfile(source, target)
+            expectation = Expectation(
+                detector=training.detector,
+                benchmark=benchmark.name,
+                split=benchmark.split,
+                fingerprint=dataset.fingerprint,
+                sha256=sha256(target),
+                headline=benchmark.headline[1],
+                expected=round(headline_of(benchmark.name, record.metrics), 3),
+                stats=record.metrics["stats"],
+            )
+            write_atomically(target.with_suffix(".json"), expectation.model_dump_json(indent=1) + "\n")
+            written += [target, target.with_suffix(".json")]
         machine = "local" if record.hardware is None else record.hardware.machine
         folder = (results or COMMITTED) / machine
-        written += [target, target.with_suffix(".json"), record.write(folder), training.write(folder)]
+        written += [record.write(folder), training.write(folder)]
     return written
+
+
+def _check_that_it_may_ship(source: Path, training: Record) -> None:
+    if source.stat().st_size > LIMIT:
+        raise ValueError(f"{source}: {source.stat().st_size:,} bytes; checkpoints that ship have at most {LIMIT:,}")
+    if training.seed or training.learned_from:
+        chance = f"seed {training.seed}" if training.seed else f"{training.learned_from} images"
+        raise ValueError(
+            f"{source}: was trained with {chance}; what ships is the first training on all images. Give --records to "
+            f"keep its Records alone"
+        )

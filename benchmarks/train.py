@@ -385,6 +385,7 @@ def train(
     overrides: Mapping[str, Any] | None = None,
     recipe_changes: Mapping[str, Any] | None = None,
     split: str | None = None,
+    images: int | None = None,
     data_root: Path | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -407,6 +408,7 @@ def train(
         overrides: Constructor arguments that differ from that size's.
         recipe_changes: Fields of the Recipe to change, such as `{"steps": 2500}`.
         split: Training split, if not the benchmark's.
+        images: Learn from so many images only, the first ones of the split.
         data_root: The data as their owner unpacked them.
         seed: Of everything.
         device: Such as `cpu` or `cuda`; under `torchrun` each process takes the device of its local rank.
@@ -430,6 +432,8 @@ def train(
     place = _join_processes(device)
     amp = place.type == "cuda" if amp is None else amp
     dataset = open_dataset(dataset_name, split or benchmark.train_split, data_root)
+    if images is not None:
+        dataset = dataset.first(images)
     num_classes = len(dataset.class_names)
     settings = {**(spec.small or {} if small else {}), **(overrides or {})}
     torch.manual_seed(seed_of(seed, _START))
@@ -486,7 +490,7 @@ def train(
             overrides=settings,
             class_names=list(dataset.class_names),
             small=small,
-            extra={"seed": str(seed)},
+            extra={"seed": str(seed)} | ({} if images is None else {"images": str(images)}),
         )
         Record(
             kind="training",
@@ -500,6 +504,7 @@ def train(
                 str(place), torch.get_num_threads(), precision="bfloat16" if amp and recipe else "float32"
             ),
             seed=seed,
+            learned_from=images,
             recipe=described,
             commit=commit(),
             versions=versions(),

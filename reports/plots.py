@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
-__all__ = ["FAMILIES", "Bars", "Point", "bars", "scatter"]
+__all__ = ["FAMILIES", "Bars", "Line", "Point", "bars", "lines", "scatter"]
 
 FAMILIES = {
     "classical": ("#555555", "cross"),
@@ -51,6 +51,15 @@ class Bars:
     groups: tuple[str, ...]
     series: tuple[tuple[str, tuple[float | None, ...]], ...]
     printed: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a plot: its name, the family that gives it colour and marker, and `(x, mean, lowest, highest)`."""
+
+    label: str
+    family: str
+    points: tuple[tuple[float, float, float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -100,6 +109,47 @@ def scatter(
     families = [name for name in FAMILIES if any(point.family == name for point in points)]
     families += sorted({point.family for point in points} - set(families))
     return _svg(parts + _legend(families, any(point.hollow for point in points)), title, _HEIGHT)
+
+
+def lines(found: Sequence[Line], *, title: str, x_title: str, y_title: str) -> str:
+    """Lines over a logarithmic axis, with the lowest and the highest value of each point as a bar.
+
+    Args:
+        found: What to draw, at least one line of at least one point; x must be positive.
+        title: Heading, read out by screen readers too.
+        x_title: Of the horizontal axis.
+        y_title: Of the vertical axis, which starts at 0.
+    """
+    marks = [
+        Point(line.label if index == len(line.points) - 1 else "", x, y, line.family)
+        for line in found
+        for index, (x, y, _, _) in enumerate(line.points)
+    ]
+    xs = [mark.x for mark in marks]
+    x_ticks = _log_ticks(min(xs), max(xs))
+    y_ticks = _ticks(max(top for line in found for _, _, _, top in line.points))
+    across = _Axis(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT, log=True)
+    up = _Axis(0, y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [_text(_LEFT, 18, title, "start", "title")]
+    parts += _grid(across, up, x_ticks, y_ticks, x_title, y_title)
+    for line in found:
+        colour, _ = FAMILIES.get(line.family, _OTHER)
+        way = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _, _ in line.points)
+        parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        for x, _, low, high in line.points:
+            if low < high:
+                at = f'x1="{across(x):.1f}" y1="{up(low):.1f}" x2="{across(x):.1f}" y2="{up(high):.1f}"'
+                parts.append(f'<line {at} stroke="{colour}" stroke-width="3" opacity="0.4"/>')
+    places = [(across(mark.x), up(mark.y)) for mark in marks]
+    labels = _labels(marks, places)
+    names = [line.label for line in found for _ in line.points]
+    for mark, name, (x, y), label in zip(marks, names, places, labels, strict=True):
+        parts.append(_marker(replace(mark, label=name), x, y))
+        if mark.label and label is not None:
+            parts += _label(mark.label, x, y, label)
+    families = [name for name in FAMILIES if any(mark.family == name for mark in marks)]
+    families += sorted({mark.family for mark in marks} - set(families))
+    return _svg(parts + _legend(families, own=False), title, _HEIGHT)
 
 
 def bars(panels: Sequence[Bars], *, title: str) -> str:

@@ -150,18 +150,24 @@ class Shelf:
     @cached_property
     def trainings(self) -> tuple[Entry, ...]:
         """Accuracy Records without repetition, those of further seeds included, of tests in the detector's own way."""
+        return tuple(e for e in self.of_any_number if not e.record.learned_from)
+
+    @cached_property
+    def of_any_number(self) -> tuple[Entry, ...]:
+        """The same, those that learned from a part of the training images included."""
         return tuple(e for e in self._distinct if not e.record.multi_scale and not e.record.suppression)
 
     @cached_property
     def suppressed(self) -> tuple[Entry, ...]:
         """The same, of tests in which duplicates were suppressed in another way, such as Soft-NMS."""
-        return tuple(e for e in self._distinct if e.record.suppression and not e.record.multi_scale)
+        found = (e for e in self._distinct if e.record.suppression and not e.record.multi_scale)
+        return tuple(entry for entry in found if not entry.record.learned_from)
 
     @cached_property
     def multi_scale(self) -> tuple[Entry, ...]:
         """Accuracy Records of tests of several sizes, the "+" of the papers; they stand in rows of their own."""
         found = (entry for entry in self._distinct if entry.record.multi_scale and not entry.record.suppression)
-        return tuple(entry for entry in found if not entry.record.seed)
+        return tuple(entry for entry in found if not entry.record.seed and not entry.record.learned_from)
 
     @cached_property
     def _distinct(self) -> tuple[Entry, ...]:

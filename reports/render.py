@@ -12,6 +12,7 @@ import pandas as pd
 from markupsafe import Markup, escape
 
 from benchmarks.papers import Table
+from reports.amount import amounts
 from reports.appendix import appendix
 from reports.papers import paper_section, printed_figures
 from reports.records import NOT_MEASURED, UNDEFINED, Entry, Shelf
@@ -46,6 +47,7 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
         *line(shelf, chosen),
         *repeated(shelf),
         *ablations(shelf, chosen),
+        *amounts(shelf),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),
         *appendix(shelf),

@@ -139,6 +139,22 @@ class Dataset:
         other._masks = True
         return other
 
+    def first(self, count: int) -> Dataset:
+        """Its first images alone, which are another test, of another fingerprint.
+
+        Raises:
+            DatasetError: There are not so many.
+        """
+        if not 0 < count <= len(self):
+            raise DatasetError(f"{self.name} {self.split}: has {len(self)} images; ask for 1 to all, not for {count}")
+        kept = set(self.image_ids[:count])
+        truth = {
+            **self._truth,
+            "images": self._truth["images"][:count],
+            "annotations": [row for row in self._truth["annotations"] if row["image_id"] in kept],
+        }
+        return Dataset(self.name, self.split, truth, self.paths[:count], masks=self._masks)
+
     def target(self, index: int) -> Target:
         """The objects of an image without reading its pixels."""
         return self._targets[index][:]

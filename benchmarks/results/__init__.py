@@ -70,6 +70,7 @@ class Record(_Frozen):
             `suppression`, where duplicates were not suppressed in the detector's own way, is how.
         hardware: The machine; None for cost, which depends on none.
         seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
+        learned_from: Images that the checkpoint learned from, where these are fewer than the training split has.
         recipe: How it was trained (training only).
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.
@@ -91,6 +92,7 @@ class Record(_Frozen):
     protocol: dict[str, Any] = {}
     hardware: Hardware | None = None
     seed: int | None = None
+    learned_from: int | None = None
     recipe: dict[str, Any] | None = None
     commit: str
     versions: dict[str, str]
@@ -115,6 +117,7 @@ class Record(_Frozen):
         device = f".{self.hardware.device.partition(':')[0]}" if timed and self.hardware else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
         again = f".seed-{self.seed}" if self.seed else ""
+        again += f".of-{self.learned_from}" if self.learned_from else ""
         scales = f".{self.multi_scale}" if self.multi_scale else ""
         suppressed = f".{self.suppression}" if self.suppression else ""
         beside = "".join(f".{name}" for name in self.protocol.get("beside", ()))

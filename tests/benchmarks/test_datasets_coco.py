@@ -72,6 +72,20 @@ def test_the_ground_truth_stays_the_files(root: Callable[..., Path], images: str
     assert_is_dataset(dataset, range(2))
 
 
+def test_first_images_are_a_dataset_of_their_own(root: Callable[..., Path]) -> None:
+    whole = open_dataset("coco", data_root=root(TRUTH), masks=False)
+    first = whole.first(1)
+    assert (len(first), first.image_ids, first.num_objects) == (1, (42,), 0)
+    assert first.class_names == whole.class_names
+    assert torch.equal(first[0][0], whole[0][0])
+    assert first.fingerprint != whole.fingerprint
+    assert whole.first(2).fingerprint == whole.fingerprint
+    assert [len(target) for _, target in whole.first(2)] == [0, 2]
+    for count in (0, 3):
+        with pytest.raises(DatasetError, match=f"has 2 images; ask for 1 to all, not for {count}"):
+            whole.first(count)
+
+
 def test_masks_of_polygons_and_runs(root: Callable[..., Path]) -> None:
     _, target = open_coco("val2017", root(TRUTH), masks=True)[1]
     assert target.masks is not None

@@ -7,10 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import shipping
 from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import category_of_label, detect
 from benchmarks.metrics import load_detections, load_ground_truth, score
-from benchmarks.shipping import LIMIT, WEIGHTS, Expectation, shipped, verdict
+from benchmarks.provenance import sha256
+from benchmarks.shipping import LIMIT, WEIGHTS, Expectation, ship, shipped, verdict
+from benchmarks.train import train
 from zoo import CATALOG, checkpoints
 
 EXPECTATION = Expectation(
@@ -90,3 +93,27 @@ def test_a_damaged_checkpoint_scores_less(tmp_path):
         small=meta.small,
     )
     assert score_on_some(damaged, 16) < score_on_some(path, 16) - 0.1
+
+
+def test_only_a_first_whole_training_ships_and_others_leave_records(tmp_path, monkeypatch):
+    run, results, weights = tmp_path / "run", tmp_path / "results", tmp_path / "weights"
+    monkeypatch.setattr(shipping, "WEIGHTS", weights)
+    monkeypatch.setattr(shipping, "open_dataset", lambda name, split, root: open_dataset(name, split, root).first(2))
+    changes = {"steps": 1, "batch": 2}
+    train("yolov1", "shapes", out=run, images=3, recipe_changes=changes, threads=1, quiet=True)
+    with pytest.raises(ValueError, match="was trained with 3 images; what ships is the first"):
+        ship(run, results=results)
+    assert not results.exists()
+    written = ship(run, records_only=True, results=results)
+    assert not weights.exists()
+    assert [path.name for path in written] == [
+        "accuracy.yolov1.small.shapes-test.of-3.json",
+        "training.yolov1.small.shapes-train.of-3.json",
+    ]
+    train("yolov1", "shapes", out=tmp_path / "again", seed=1, recipe_changes=changes, threads=1, quiet=True)
+    with pytest.raises(ValueError, match="was trained with seed 1"):
+        ship(tmp_path / "again", results=results)
+    train("yolov1", "shapes", out=tmp_path / "first", recipe_changes=changes, threads=1, quiet=True)
+    checkpoint, expectation, *_ = ship(tmp_path / "first", results=results)
+    assert checkpoint == weights / "yolov1_small.shapes.safetensors"
+    assert Expectation.model_validate_json(expectation.read_bytes()).sha256 == sha256(checkpoint)

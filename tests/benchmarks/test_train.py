@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.train import TrainingError, _Draws, fit_by_gradient, optimizer_for
+from benchmarks.datasets import open_dataset
+from benchmarks.evaluate import evaluate, load_subject
+from benchmarks.results import Record
+from benchmarks.train import TrainingError, _Draws, fit_by_gradient, optimizer_for, train
 from ops.images import stack, warp
 from tests.benchmarks import toy_training as toy
 from zoo.detector import Recipe
@@ -246,4 +249,24 @@ def test_a_size_that_does_not_fit_is_refused_before_the_first_step(tmp_path):
             identity={},
             device=torch.device("cpu"),
             quiet=True,
+        )
+
+
+def test_training_on_a_part_says_so_in_all_that_follows(tmp_path: Path) -> None:
+    """From the cut training set through the checkpoint to the Record of the test."""
+    path = train(
+        "yolov1", "shapes", out=tmp_path, images=3, recipe_changes={"steps": 1, "batch": 2}, threads=1, quiet=True
+    )
+    (training,) = (Record.read(file) for file in tmp_path.glob("training.*.json"))
+    assert training.learned_from == 3
+    assert training.dataset is not None
+    assert training.dataset.images == 3
+    assert training.name == "training.yolov1.small.shapes-train.of-3"
+    subject = load_subject("yolov1", path, 8)
+    assert subject.learned_from == 3
+    record = evaluate(subject, open_dataset("shapes", "test").first(2), quiet=True)
+    assert record.name == "accuracy.yolov1.small.shapes-test.of-3"
+    with pytest.raises(TrainingError, match="data = "):
+        train(
+            "yolov1", "shapes", out=tmp_path, images=4, recipe_changes={"steps": 1, "batch": 2}, threads=1, quiet=True
         )
