@@ -377,12 +377,14 @@ def score(
     detections: Annotated[Path, typer.Option(help="COCO results JSON, or VOC comp3/comp4 text files.")],
     protocol: Annotated[str, typer.Option(help="coco, fd, voc07, voc10 or all.")] = "all",
     output: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
+    intervals: Annotated[int, typer.Option(help="95 % intervals from so many resamples of the images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
 ) -> None:
     """Score a file of results. Exit status 2 on bad input."""
     with _sentences():
         from benchmarks.score import run_score
 
-        run_score(gt, detections, protocol, output)
+        run_score(gt, detections, protocol, output, intervals=intervals, seed=seed)
 
 
 @app.command()

@@ -15,7 +15,15 @@ from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, m
 __all__ = ["print_scores", "run_score"]
 
 
-def run_score(gt: Path, detections: Path, protocol: str = "all", out: Path | None = None) -> dict[str, Any]:
+def run_score(
+    gt: Path,
+    detections: Path,
+    protocol: str = "all",
+    out: Path | None = None,
+    *,
+    intervals: int = 0,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Read both files, print the scores as tables and return them.
 
     Where the detections hold masks, so do the scores: `masks`, COCO's twelve numbers on them. A detection that has
@@ -27,13 +35,23 @@ def run_score(gt: Path, detections: Path, protocol: str = "all", out: Path | Non
         protocol: coco, fd, voc07, voc10 or all.
         out: Where to write the scores as JSON besides; `-` writes them to the standard output, and the tables to the
             standard error.
+        intervals: Resamples of the images from which 95 % intervals are taken; 0 for no intervals.
+        seed: Of the resamples.
 
     Raises:
         ScoreError: Input that cannot be scored, or output that cannot be written.
     """
+    if intervals and intervals < 100:
+        raise ScoreError(f"{intervals} resamples are too few for the ends of an interval; ask for 100 or more")
     truth = load_ground_truth(gt)
     entries = read_masks(detections)
-    scores = score(truth, load_detections(detections if entries is None else entries, truth), protocol)
+    scores = score(
+        truth,
+        load_detections(detections if entries is None else entries, truth),
+        protocol,
+        intervals=intervals,
+        seed=seed,
+    )
     if entries is not None and protocol in ("coco", "all"):
         scores["masks"] = mask_ap(gt, entries)
     to_screen = out is not None and str(out) == "-"
@@ -54,10 +72,11 @@ def run_score(gt: Path, detections: Path, protocol: str = "all", out: Path | Non
 
 def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
     """Print what `score` returned: totals, classes and notes, in percent as papers print them."""
+    sure: Mapping[str, Any] = scores.get("intervals", {})
     blocks = [
-        tabulate([_percent(part.values())], headers=list(part), disable_numparse=True, stralign="right")
-        for part in (scores["stats"], scores["fd"], scores["voc"])
-        if any(value is not None for value in part.values())
+        _totals(scores[name], sure.get(name))
+        for name in ("stats", "fd", "voc")
+        if any(value is not None for value in scores[name].values())
     ]
     if "proposals" in scores:
         found = dict(scores["proposals"])
@@ -72,7 +91,11 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
     columns = [
         key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())
     ]
-    rows = [[name, row["objects"], *_percent(row[key] for key in columns)] for name, row in classes.items()]
+    ends = sure.get("per_class", {})
+    rows = [
+        [name, row["objects"], *(_with_ends(row[key], ends.get(name, {}).get(key)) for key in columns)]
+        for name, row in classes.items()
+    ]
     blocks.append(
         tabulate(
             rows,
@@ -84,7 +107,28 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
     if not any(row["objects"] for row in classes.values()):
         blocks.append("The ground truth holds no object, so no score is defined.")
     blocks += [f"note: {note['message']}" for note in scores.get("notes", ())]
-    print("\n\n".join(blocks), "", "In percent; - is undefined.", sep="\n", file=file)
+    meaning = "In percent; - is undefined."
+    if sure:
+        meaning += (
+            f" Low and high, or the brackets, are to hold the score on all images of this kind "
+            f"{100 * sure['level']:.0f} times in 100 (from {sure['draws']} resamples of the images). They reach "
+            f"further down than up where images are few: that flatters a detector."
+        )
+    print("\n\n".join(blocks), "", meaning, sep="\n", file=file)
+
+
+def _totals(part: Mapping[str, Any], ends: Mapping[str, Any] | None) -> str:
+    """The numbers, and below them the ends of their intervals where there are any."""
+    rows, heads = [_percent(part.values())], list(part)
+    if ends is not None:
+        low, high = (["" if not ends.get(key) else f"{100 * ends[key][side]:.1f}" for key in part] for side in (0, 1))
+        rows, heads = [["score", *rows[0]], ["low", *low], ["high", *high]], ["", *heads]
+    return tabulate(rows, headers=heads, disable_numparse=True, stralign="right")
+
+
+def _with_ends(value: float | None, ends: list[float] | None) -> str:
+    (text,) = _percent([value])
+    return text if ends is None else f"{text} ({100 * ends[0]:.1f}-{100 * ends[1]:.1f})"
 
 
 def _percent(values: Any) -> list[str]:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.metrics.bootstrap import resample
 from benchmarks.metrics.coco import COCO, MAX_DETECTIONS, RECALLS, Curves, accumulate, coco_stats, mean_or_none
 from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
+from benchmarks.metrics.intervals import intervals_of
 from benchmarks.metrics.masks import MASKS, encode_masks, mask_ap, read_masks
 from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, Matches, match
 from benchmarks.metrics.proposals import proposal_recall
@@ -51,8 +53,18 @@ def score(
     gt: GroundTruth | Path | str | Mapping[str, Any],
     detections: Results | Path | str | Sequence[Mapping[str, Any]],
     protocol: str = "all",
+    *,
+    intervals: int = 0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Score detections against ground truth.
+
+    Args:
+        gt: COCO's instances JSON, or what was read of it.
+        detections: COCO's results, likewise.
+        protocol: One of `PROTOCOLS`.
+        intervals: Resamples of the images from which 95 % intervals are taken; 0 for no intervals.
+        seed: Of the resamples.
 
     Returns:
         An object that JSON can hold, of fractions, None where a number is undefined (no object to be found) or belongs
@@ -64,6 +76,8 @@ def score(
         - `per_class`: by category name (by id where names repeat) AP, AP50, FD, AP07, AP10 and `objects`, the number
           of its annotations that are not crowds
         - `protocol`: every setting the numbers depend on
+        - `intervals`, where they are asked for: low and high of each number, laid out as above, with `level`, `method`,
+          `draws`, `seed` and `unit`
         - `notes`: what should be looked at, each with `kind`, `count` and `message`
 
     Raises:
@@ -92,7 +106,7 @@ def score(
             "AP10": asked("voc10", mean_or_none(ap10[[k]])),
             "objects": objects[k],
         }
-    return {
+    scores: dict[str, Any] = {
         "stats": {key: asked("coco", value) for key, value in coco_stats(curves).items()},
         "fd": {key: asked("fd", value) for key, value in fd_stats(curves).items()},
         "voc": {"mAP07": asked("voc07", mean_or_none(ap07)), "mAP10": asked("voc10", mean_or_none(ap10))},
@@ -100,6 +114,10 @@ def score(
         "protocol": _settings(protocol),
         "notes": [*truth.notes, *results.notes],
     }
+    if intervals:
+        found = intervals_of(scores, resample(matches, intervals, seed))
+        scores["intervals"] = {"seed": seed, "unit": "images, with replacement", **found}
+    return scores
 
 
 def _settings(protocol: str) -> dict[str, Any]:

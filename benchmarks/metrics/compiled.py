@@ -36,6 +36,6 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     A compiled function may only use functions and constants of its own file: the cache notices changes by file.
     """
     try:
-        return numba.njit(cache=True, error_model="numpy")(function)
+        return numba.njit(cache=True, error_model="numpy", nogil=True)(function)
     except RuntimeError:  # numba found no folder to cache in
-        return numba.njit(error_model="numpy")(function)
+        return numba.njit(error_model="numpy", nogil=True)(function)

@@ -1,0 +1,392 @@
+"""Scores of resampled images: how far would they move with other images of the same kind?
+
+A resample draws as many images as there are, with replacement. Matching knows nothing of other images, so nothing is
+matched again: each image gets the number of times it was drawn as its weight, and precision and recall are read anew. A
+resample so computed equals the score of a data set in which the images really stand so many times, side by side; an
+image drawn twice brings its objects, right detections and wrong ones twice (evaluators that drop the multiplicity find
+errors a quarter too small).
+
+Of a class, scale and threshold only the detections that found an object matter to the curve, and of each of those only
+how many detections count up to it. The former are listed once; the latter are running sums of the weights.
+
+Source of the method: Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7, 1979.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.metrics.coco import COCO, RECALLS
+from benchmarks.metrics.compiled import compiled
+from benchmarks.metrics.fd import FD
+from benchmarks.metrics.matching import AREAS, CAP, NEITHER, RIGHT, THRESHOLDS, Matches
+
+__all__ = ["PER_CLASS", "TOTALS", "Resampled", "draw_weights", "resample"]
+
+TOTALS = (
+    *("AP", "AP50", "AP75", *(f"AP_{scale}" for scale in AREAS if scale != "all")),
+    *("FD", "FD5", "FD25", "FD50", *(f"FD_{scale}" for scale in AREAS if scale != "all")),
+    *("mAP07", "mAP10"),
+)
+"""What is resampled, by the names that `score` gives it."""
+
+PER_CLASS = ("AP", "AP50", "FD", "AP07", "AP10")
+
+_NOTHING_BESIDES, _ALSO_COUNTS, _COUNTS_NOT = 0, 1, 2
+"""What an event does besides: a detection in the scale found an object; so did one outside the scale; one in the scale
+fell to an ignored object."""
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Scores of `B` resamples, as fractions; NaN where a resample has no object to be found.
+
+    Attributes:
+        totals: `[B, len(TOTALS)]`.
+        per_class: `[B, K, len(PER_CLASS)]`.
+    """
+
+    totals: NDArray[np.float64]
+    per_class: NDArray[np.float64]
+
+
+def draw_weights(images: int, seed: int, start: int, stop: int) -> NDArray[np.uint16]:
+    """How often each image is drawn `[stop - start, images]`; draw `b` depends on the seed and on `b` alone."""
+    weights = np.empty((stop - start, images), dtype=np.uint16)
+    for row, draw in enumerate(range(start, stop)):
+        chosen = np.random.default_rng((seed, draw)).integers(images, size=images)
+        weights[row] = np.bincount(chosen, minlength=images)
+    return weights
+
+
+def resample(
+    matches: Matches, draws: int = 1_000, seed: int = 0, weights: NDArray[np.uint16] | None = None
+) -> Resampled:
+    """Score `draws` resamples of the images.
+
+    Args:
+        matches: Of all images.
+        draws: How many.
+        seed: Of the draws: the same seed and number of images give the same draws, whatever was detected.
+        weights: `[B, images]`, how often each image counts, in place of random draws.
+    """
+    plan = _plan(matches)
+    total = draws if weights is None else len(weights)
+
+    def some(bounds: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        start, stop = bounds
+        rows = draw_weights(matches.images, seed, start, stop) if weights is None else weights[start:stop]
+        return plan.score(rows)
+
+    threads = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(some, _chunks(total, 16)))
+    if not parts:
+        return Resampled(np.empty((0, len(TOTALS))), np.empty((0, matches.classes, len(PER_CLASS))))
+    return Resampled(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
+    return ((start, min(start + size, total)) for start in range(0, total, size))
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Detections and objects under one rule of matching and counting: a scale of COCO's, or VOC's.
+
+    Lists run class by class and within it by descending score; `E` events are grouped by class, then threshold.
+
+    Attributes:
+        counted: Image of each detection that counts at all thresholds unless an event says otherwise.
+        counted_starts: Where each class begins in it, `[K + 1]`.
+        events: `[K, T + 1]`, where the events of each class and threshold begin.
+        image: Of each event's detection, `[E]`.
+        before: How many counted detections of the class there are up to the event's, its own included, `[E]`.
+        kind: One of the constants above, `[E]`.
+        untied: Whether a class and threshold has no event in a tie, `[K, T]`.
+        tie: Number of the group of equal scores in the same image and class, 0 for none, `[E]`.
+        place: Counted detections of that group up to this one, `[E]`,
+        size: and in all of it, `[E]`.
+        objects: Image of each object that is to be found, by class.
+        object_starts: Where each class begins in it, `[K + 1]`.
+    """
+
+    counted: NDArray[np.uint32]
+    counted_starts: NDArray[np.int64]
+    events: NDArray[np.int64]
+    image: NDArray[np.uint32]
+    before: NDArray[np.uint32]
+    kind: NDArray[np.uint8]
+    untied: NDArray[np.bool_]
+    tie: NDArray[np.int32]
+    place: NDArray[np.int32]
+    size: NDArray[np.int32]
+    objects: NDArray[np.uint32]
+    object_starts: NDArray[np.int64]
+
+    def precisions(self, weights: NDArray[np.uint16], voc: bool) -> NDArray[np.float64]:
+        """Average precision of each resample, class and threshold `[B, K, T]`, of VOC's both `[B, K, 2]`."""
+        return _resampled(
+            weights,
+            self.counted,
+            self.counted_starts,
+            self.events,
+            self.image,
+            self.before,
+            self.kind,
+            self.untied,
+            self.tie,
+            self.place,
+            self.size,
+            self.objects,
+            self.object_starts,
+            RECALLS,
+            voc,
+        )
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """COCO's rule at each scale, and VOC's."""
+
+    scales: tuple[_Rule, ...]
+    voc: _Rule
+
+    def score(self, weights: NDArray[np.uint16]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        coco = [rule.precisions(weights, False) for rule in self.scales]
+        voc = self.voc.precisions(weights, True)
+        at50, at75 = COCO.start, COCO.start + 5
+        fd5, fd25 = FD.start, FD.start + 4
+        whole = coco[0]
+        totals = [
+            *(_mean(part) for part in (whole[:, :, COCO], whole[:, :, at50], whole[:, :, at75])),
+            *(_mean(scale[:, :, COCO]) for scale in coco[1:]),
+            *(1 - _mean(part) for part in (whole[:, :, FD], whole[:, :, fd5], whole[:, :, fd25], whole[:, :, at50])),
+            *(1 - _mean(scale[:, :, FD]) for scale in coco[1:]),
+            *(_mean(voc[:, :, which]) for which in (0, 1)),
+        ]
+        classes = [
+            whole[:, :, COCO].mean(2),
+            whole[:, :, at50],
+            1 - whole[:, :, FD].mean(2),
+            voc[:, :, 0],
+            voc[:, :, 1],
+        ]
+        return np.stack(totals, 1), np.stack(classes, 2)
+
+
+def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of each row over what is defined; NaN where nothing is."""
+    rows = values.reshape(len(values), -1)
+    defined = ~np.isnan(rows)
+    with np.errstate(invalid="ignore"):
+        mean: NDArray[np.float64] = np.where(defined, rows, 0).sum(1) / defined.sum(1)
+    return mean
+
+
+def _plan(matches: Matches) -> _Plan:
+    order, thresholds = matches.order, len(THRESHOLDS)
+    category, image, score = matches.category[order], matches.image[order], matches.score[order]
+    # Where a group of equal scores in one image and class begins, and its number.
+    same = np.zeros(len(order), dtype=np.bool_)
+    same[1:] = (category[1:] == category[:-1]) & (image[1:] == image[:-1]) & (score[1:] == score[:-1])
+    group = np.cumsum(~same) - 1
+    tied = np.bincount(group, minlength=1)[group] > 1 if len(group) else same
+    everywhere = np.uint32((1 << thresholds) - 1)
+    seen = matches.rank[order] < CAP
+    common = (category, image, group, tied, matches.classes)
+    scales = []
+    for a in range(len(AREAS)):
+        matched, ignored = matches.matched[order, a], matches.ignored[order, a]
+        # Counts wherever nothing else is said. One outside the scale is ignored wherever it has found nothing.
+        counts = seen & ((ignored == 0) | ((matched | ignored) != everywhere))
+        found = seen & (matched != 0)
+        busy = np.flatnonzero(found | (counts & (ignored != 0)))
+        rows, kinds = [], []
+        for t in range(thresholds):
+            bit = np.uint32(1 << t)
+            right = (matched[busy] & bit != 0) & (ignored[busy] & bit == 0)
+            skipped = (ignored[busy] & bit != 0) & counts[busy]
+            chosen = right | skipped
+            rows.append(busy[chosen])
+            kinds.append(np.where(right, np.where(counts[busy], 0, _ALSO_COUNTS), _COUNTS_NOT)[chosen].astype(np.uint8))
+        to_find = ~matches.truth_ignored[:, a]
+        objects = (matches.truth_category[to_find], matches.truth_image[to_find])
+        scales.append(_rule(counts, rows, kinds, objects, *common))
+    counts = matches.voc[order] != NEITHER
+    right = np.flatnonzero(matches.voc[order] == RIGHT)
+    to_find = ~matches.truth_excused
+    objects = (matches.truth_category[to_find], matches.truth_image[to_find])
+    voc = _rule(counts, [right], [np.zeros(len(right), dtype=np.uint8)], objects, *common)
+    return _Plan(tuple(scales), voc)
+
+
+def _rule(
+    counts: NDArray[np.bool_],
+    rows: Sequence[NDArray[np.int64]],
+    kinds: Sequence[NDArray[np.uint8]],
+    objects: tuple[NDArray[np.int64], NDArray[np.int64]],
+    category: NDArray[np.int64],
+    image: NDArray[np.int64],
+    group: NDArray[np.int64],
+    tied: NDArray[np.bool_],
+    classes: int,
+) -> _Rule:
+    """Put events in the order of classes, and say of each how many detections count up to it."""
+    up_to = np.cumsum(counts)
+    counted_starts = np.concatenate(([0], np.cumsum(np.bincount(category[counts], minlength=classes))))
+    # Counted detections before each group, and in it.
+    firsts = np.flatnonzero(np.diff(group, prepend=-1)) if len(group) else group
+    earlier: NDArray[np.int64] = up_to[firsts] - counts[firsts]
+    sizes: NDArray[np.int64] = np.diff(earlier, append=up_to[-1] if len(up_to) else 0)
+    row = np.concatenate(rows)
+    kind = np.concatenate(kinds)
+    at = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+    first = np.lexsort((at, category[row]))
+    row, kind, at = row[first], kind[first], at[first]
+    cells = np.bincount(category[row] * len(rows) + at, minlength=classes * len(rows))
+    ends = np.cumsum(cells).reshape(classes, len(rows))
+    ties = np.bincount((category[row] * len(rows) + at)[tied[row]], minlength=classes * len(rows)).reshape(ends.shape)
+    events = np.concatenate([(ends[:, :1] - cells.reshape(classes, -1)[:, :1]), ends], axis=1)
+    return _Rule(
+        counted=image[counts].astype(np.uint32),
+        counted_starts=counted_starts,
+        events=events,
+        image=image[row].astype(np.uint32),
+        before=(up_to[row] - counted_starts[category[row]]).astype(np.uint32),
+        kind=kind,
+        untied=ties == 0,
+        tie=np.where(tied[row], group[row] + 1, 0).astype(np.int32),
+        place=(up_to[row] - earlier[group[row]]).astype(np.int32),
+        size=sizes[group[row]].astype(np.int32),
+        objects=objects[1].astype(np.uint32),
+        object_starts=np.searchsorted(objects[0], np.arange(classes + 1)),
+    )
+
+
+@compiled
+def _resampled(
+    weights: NDArray[np.uint16],
+    counted: NDArray[np.uint32],
+    counted_starts: NDArray[np.int64],
+    events: NDArray[np.int64],
+    image: NDArray[np.uint32],
+    before: NDArray[np.uint32],
+    kind: NDArray[np.uint8],
+    untied: NDArray[np.bool_],
+    tie: NDArray[np.int32],
+    place: NDArray[np.int32],
+    size: NDArray[np.int32],
+    objects: NDArray[np.uint32],
+    object_starts: NDArray[np.int64],
+    recalls: NDArray[np.float64],
+    voc: bool,
+) -> NDArray[np.float64]:
+    draws, classes, thresholds = len(weights), len(counted_starts) - 1, events.shape[1] - 1
+    answer = np.full((draws, classes, 2 if voc else thresholds), np.nan)
+    # VOC divides by the plain count; what is added moves no count but 0.
+    least = 1e-300 if voc else 2.0**-52
+    longest = 0
+    most = 0
+    heaviest = 0
+    for k in range(classes):
+        longest = max(longest, counted_starts[k + 1] - counted_starts[k])
+        for t in range(thresholds):
+            most = max(most, events[k, t + 1] - events[k, t])
+        heaviest = max(heaviest, object_starts[k + 1] - object_starts[k])
+    sums = np.zeros(longest + 1, dtype=np.int64)
+    points = 11 if voc else len(recalls)
+    reached = np.zeros(heaviest * np.int64(weights.max()) + 1, dtype=np.int64)
+    # A tie is a step of the curve for each copy of its image.
+    end = np.empty(most * (1 + np.int64(weights.max())), dtype=np.int64)
+    seen = np.empty(len(end), dtype=np.int64)
+    precision = np.empty(len(end))
+    finds = np.array([1, 1, 0])
+    extra = np.array([0, 1, -1])
+    # Class by class, so that what is read of a class stays near the processor for all draws.
+    for k in range(classes):
+        for b in range(draws):
+            weight = weights[b]
+            total = 0
+            for g in range(object_starts[k], object_starts[k + 1]):
+                total += weight[objects[g]]
+            if total == 0:
+                continue
+            running = 0
+            for i in range(counted_starts[k], counted_starts[k + 1]):
+                running += weight[counted[i]]
+                sums[i - counted_starts[k] + 1] = running
+            # How many points of recall a number of finds reaches.
+            reached[: total + 1] = 0
+            for r in range(points):
+                if voc:
+                    needed = max((r * total + 9) // 10, 1)
+                else:
+                    needed = max(1, int(recalls[r] * total) - 1)
+                    while needed / total < recalls[r]:
+                        needed += 1
+                reached[needed] += 1
+            for j in range(1, total + 1):
+                reached[j] += reached[j - 1]
+            for t in range(thresholds):
+                e = events[k, t]
+                last = events[k, t + 1]
+                right = 0
+                besides = 0
+                if untied[k, t]:
+                    # Those that find nothing, or whose image was not drawn, stay in: they lie below the one before.
+                    steps = last - e
+                    images, places, kinds = image[e:last], before[e:last], kind[e:last]
+                    for i in range(steps):
+                        copies = np.int64(weight[images[i]])
+                        right += copies * finds[kinds[i]]
+                        besides += copies * extra[kinds[i]]
+                        end[i] = right
+                        seen[i] = sums[places[i]] + besides
+                    for i in range(steps):
+                        precision[i] = end[i] / (seen[i] + least)
+                else:
+                    steps = 0
+                    while e < last:
+                        first = e
+                        e += 1
+                        while tie[first] and e < last and tie[e] == tie[first]:
+                            e += 1
+                        copies = np.int64(weight[image[first]])
+                        start = sums[before[first]] - copies * place[first]
+                        # Equal scores in an image that is there several times: copy after copy, each in its order.
+                        for copy in range(copies):
+                            for j in range(first, e):
+                                if kind[j] == 2:
+                                    besides -= 1
+                                    continue
+                                if kind[j] == 1:
+                                    besides += 1
+                                right += 1
+                                end[steps] = right
+                                precision[steps] = right / (start + copy * size[j] + place[j] + besides + least)
+                                steps += 1
+                # From the last find to the first, each goes with the best precision of all later ones.
+                average = 0.0
+                area = 0.0
+                best = 0.0
+                points_left = reached[right]
+                for i in range(steps - 1, -1, -1):
+                    known = end[i - 1] if i else 0
+                    best = precision[i] if precision[i] > best else best
+                    fewer = reached[np.uint32(known)]
+                    average += best * (points_left - fewer)
+                    points_left = fewer
+                    if voc:
+                        area += best * (right - known)
+                        right = known
+                answer[b, k, t] = average / points
+                if voc:
+                    answer[b, k, 1] = area / total
+    return answer

@@ -1,0 +1,97 @@
+"""Between which values a score lies, and whether two detectors differ, from resampled images.
+
+Every method starts from the same draws. A resample holds some images twice, and a class whose objects come twice is
+found more evenly, so that the mean of the draws lies above the score itself, the more so the fewer images there are.
+The bias is real: small sets of images flatter a detector, and the draws show about half of it. On populations of known
+AP, sets of 50 and 200 images, `normal` held the true AP most nearly as often as it promises; `percentile` promises most
+and holds least.
+
+Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapters 13 and 14; Davison and Hinkley,
+"Bootstrap methods and their application", 1997, chapter 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import NormalDist
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.metrics.bootstrap import PER_CLASS, TOTALS, Resampled
+
+__all__ = ["DEFAULT", "METHODS", "Method", "interval", "intervals_of"]
+
+Method = Literal["basic", "bias_corrected", "normal", "percentile", "shifted"]
+METHODS: tuple[Method, ...] = get_args(Method)
+DEFAULT: Method = "normal"
+
+
+def interval(
+    estimate: float, draws: NDArray[np.float64], *, level: float = 0.95, method: Method = DEFAULT
+) -> tuple[float, float] | None:
+    """The interval of one number.
+
+    Args:
+        estimate: The number itself.
+        draws: `[B]`, the same of resampled images; NaN where it is undefined.
+        level: How often the interval is to hold the true value.
+        method: `percentile`: between percentiles of the draws. `shifted`: these, less what the draws' mean lies above
+            the estimate. `basic`: the percentiles' distances from the estimate, turned round. `normal`: the estimate
+            less that bias, give or take the draws' deviation. `bias_corrected`: at percentiles moved by the share of
+            draws below the estimate.
+
+    Returns:
+        Low and high; None where fewer than nine draws in ten are defined.
+
+    Raises:
+        ValueError: The method is none of `METHODS`.
+    """
+    if method not in METHODS:
+        raise ValueError(f"interval method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    known = draws[~np.isnan(draws)]
+    if not len(draws) or len(known) < 0.9 * len(draws) or np.isnan(estimate):
+        return None
+    tail = (1 - level) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]).tolist()
+    bias = float(known.mean()) - estimate
+    if method == "shifted":
+        return low - bias, high - bias
+    if method == "basic":
+        return 2 * estimate - high, 2 * estimate - low
+    if method == "normal":
+        reach = NormalDist().inv_cdf(1 - tail) * float(known.std(ddof=1))
+        return estimate - bias - reach, estimate - bias + reach
+    if method == "bias_corrected":
+        below = ((known < estimate).sum() + 0.5 * (known == estimate).sum()) / len(known)
+        least = 0.5 / len(known)
+        moved = 2 * NormalDist().inv_cdf(min(max(float(below), least), 1 - least))
+        reach = NormalDist().inv_cdf(1 - tail)
+        share = [NormalDist().cdf(moved + side * reach) for side in (-1, 1)]
+        low, high = np.quantile(known, share).tolist()
+    return low, high
+
+
+def intervals_of(
+    scores: Mapping[str, Any], resampled: Resampled, *, level: float = 0.95, method: Method = DEFAULT
+) -> dict[str, Any]:
+    """The intervals of what `score` returned, laid out as it is: `stats`, `fd`, `voc` and `per_class`.
+
+    A pair of fractions each, cut at 0 and 1; None where the number is undefined, in too many draws too.
+    """
+
+    def of(value: float | None, draws: NDArray[np.float64]) -> list[float] | None:
+        found = None if value is None else interval(value, draws, level=level, method=method)
+        return None if found is None else [min(max(side, 0.0), 1.0) for side in found]
+
+    columns = {name: resampled.totals[:, column] for column, name in enumerate(TOTALS)}
+    parts: dict[str, Any] = {
+        part: {key: of(value, columns[key]) for key, value in scores[part].items() if key in columns}
+        for part in ("stats", "fd", "voc")
+    }
+    parts["per_class"] = {
+        label: {key: of(row[key], resampled.per_class[:, k, column]) for column, key in enumerate(PER_CLASS)}
+        for k, (label, row) in enumerate(scores["per_class"].items())
+    }
+    return {"level": level, "method": method, "draws": len(resampled.totals), **parts}
