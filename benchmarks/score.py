@@ -110,9 +110,8 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
     meaning = "In percent; - is undefined."
     if sure:
         meaning += (
-            f" Low and high, or the brackets, are to hold the score on all images of this kind "
-            f"{100 * sure['level']:.0f} times in 100 (from {sure['draws']} resamples of the images). They reach "
-            f"further down than up where images are few: that flatters a detector."
+            f" Low and high, or the brackets, are to hold the score on as many images of the same kind "
+            f"{100 * sure['level']:.0f} times in 100 (from {sure['draws']} resamples of the images)."
         )
     print("\n\n".join(blocks), "", meaning, sep="\n", file=file)
 

@@ -1,10 +1,11 @@
 """Between which values a score lies, and whether two detectors differ, from resampled images.
 
-Every method starts from the same draws. A resample holds some images twice, and a class whose objects come twice is
-found more evenly, so that the mean of the draws lies above the score itself, the more so the fewer images there are.
-The bias is real: small sets of images flatter a detector, and the draws show about half of it. On populations of known
-AP, sets of 50 and 200 images, `normal` held the true AP most nearly as often as it promises; `percentile` promises most
-and holds least.
+Every method starts from the same draws. A resample holds some images twice, and what comes twice is found more evenly,
+so that the mean of the draws lies above the score itself. Something of that is true of the score: few images flatter a
+detector, so that AP on 300 images lies above AP on all images that there could be. What a number is compared with is
+the number of another detector on as many images, so what an interval is to hold is the score to be expected on as many
+images of the same kind. `shifted` holds that most nearly as often as it promises (simulated, sets of 50 and 300 images
+of populations of known AP: 91 to 94 and 91 to 97 times in 100); for the score on endlessly many images `normal` does.
 
 Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapters 13 and 14; Davison and Hinkley,
 "Bootstrap methods and their application", 1997, chapter 5.
@@ -25,7 +26,7 @@ __all__ = ["DEFAULT", "METHODS", "Method", "interval", "intervals_of"]
 
 Method = Literal["basic", "bias_corrected", "normal", "percentile", "shifted"]
 METHODS: tuple[Method, ...] = get_args(Method)
-DEFAULT: Method = "normal"
+DEFAULT: Method = "shifted"
 
 
 def interval(
