@@ -388,6 +388,23 @@ def score(
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="COCO results JSON of one detector,")],
+    second: Annotated[Path, typer.Argument(help="and of another, on the same images.")],
+    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    margin: Annotated[float, typer.Option(help="Differences up to so many points are of no account.")] = 0.5,
+    draws: Annotated[int, typer.Option(help="Resamples of the images.")] = 1_000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the comparison to this file.")] = None,
+) -> None:
+    """Is one detector better than another, or can these images not tell? Exit status 2 on bad input."""
+    with _sentences():
+        from benchmarks.compare import run_compare
+
+        run_compare(first, second, gt, draws=draws, seed=seed, margin=margin, out=output)
+
+
+@app.command()
 def predict(
     detector: Evaluated,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],

@@ -42,6 +42,7 @@ __all__ = [
     "proposal_recall",
     "read_masks",
     "score",
+    "score_matches",
 ]
 
 PROTOCOLS = ("coco", "fd", "voc07", "voc10", "all")
@@ -88,6 +89,15 @@ def score(
     truth = gt if isinstance(gt, GroundTruth) else load_ground_truth(gt)
     results = detections if isinstance(detections, Results) else load_detections(detections, truth)
     matches = match(truth, results)
+    scores = score_matches(truth, results, matches, protocol)
+    if intervals:
+        found = intervals_of(scores, resample(matches, intervals, seed))
+        scores["intervals"] = {"seed": seed, "unit": "images, with replacement", **found}
+    return scores
+
+
+def score_matches(truth: GroundTruth, results: Results, matches: Matches, protocol: str = "all") -> dict[str, Any]:
+    """What `score` returns, of detections that are matched already."""
     curves = accumulate(matches)
     ap07, ap10 = voc_average_precision(matches)
 
@@ -106,7 +116,7 @@ def score(
             "AP10": asked("voc10", mean_or_none(ap10[[k]])),
             "objects": objects[k],
         }
-    scores: dict[str, Any] = {
+    return {
         "stats": {key: asked("coco", value) for key, value in coco_stats(curves).items()},
         "fd": {key: asked("fd", value) for key, value in fd_stats(curves).items()},
         "voc": {"mAP07": asked("voc07", mean_or_none(ap07)), "mAP10": asked("voc10", mean_or_none(ap10))},
@@ -114,10 +124,6 @@ def score(
         "protocol": _settings(protocol),
         "notes": [*truth.notes, *results.notes],
     }
-    if intervals:
-        found = intervals_of(scores, resample(matches, intervals, seed))
-        scores["intervals"] = {"seed": seed, "unit": "images, with replacement", **found}
-    return scores
 
 
 def _settings(protocol: str) -> dict[str, Any]:
