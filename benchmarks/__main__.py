@@ -405,6 +405,25 @@ def compare(
 
 
 @app.command()
+def coverage(
+    images: Annotated[int, typer.Option(help="Of a set.")] = 300,
+    sets: Annotated[int, typer.Option(help="How many sets are drawn.")] = 400,
+    draws: Annotated[int, typer.Option(help="Resamples a set.")] = 400,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")] = None,
+) -> None:
+    """How often intervals hold the score of a population that is known (a minute or two)."""
+    with _sentences():
+        from benchmarks.coverage import as_json, cover, print_coverage
+        from benchmarks.results import to_json, write_atomically
+
+        found = cover(images, sets, draws, seed)
+        print_coverage(found)
+        if output is not None:
+            write_atomically(output, to_json(as_json(found)))
+
+
+@app.command()
 def predict(
     detector: Evaluated,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
