@@ -93,14 +93,20 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
             Caffe `.prototxt`.
         weights: File.
         num_classes: Classes of the paper-size network; a checkpoint of ours, or a cfg, knows better.
-        overrides: Constructor arguments for a checkpoint that does not carry them; those of a published one are known.
+        overrides: Constructor arguments for a checkpoint that does not carry them; those of a published one are known,
+            and one of ours takes none.
 
     Raises:
-        EvaluationError: The name is unknown, or the weights are another detector's.
+        EvaluationError: The name is unknown, the weights are another detector's, or they know their arguments.
     """
     if name.endswith((".cfg", ".prototxt")):
         return _load_cfg(Path(name), weights, dict(overrides or {}))
     if weights.suffix == ".safetensors":
+        if overrides:
+            raise EvaluationError(
+                f"{weights}: knows how its detector was built, so {', '.join(overrides)} cannot be set; train it so, or "
+                f"leave --set away"
+            )
         model, meta = checkpoints.load(weights)
         if meta.detector != name:
             raise EvaluationError(f"{weights}: holds {meta.detector}, not {name}")

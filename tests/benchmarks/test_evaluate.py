@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from benchmarks.evaluate import EvaluationError, category_of_label, detect
+from benchmarks.evaluate import EvaluationError, category_of_label, detect, load_subject
 from benchmarks.metrics import load_detections, load_ground_truth, score
 from ops.structures import Detections, Target
+from zoo import checkpoints
 from zoo.detector import Detector
 
 
@@ -94,3 +95,9 @@ def test_labels_find_their_categories_by_name():
     assert ninety[2] == 3
     assert ninety[6] == 7
     assert sum(category is not None for category in ninety) == 2
+
+
+def test_a_checkpoint_of_ours_takes_no_other_arguments() -> None:
+    """They were once left aside without a word."""
+    with pytest.raises(EvaluationError, match="so short cannot be set; train it so"):
+        load_subject("yolov1", checkpoints.find("yolov1", "shapes"), 8, {"short": 100})
