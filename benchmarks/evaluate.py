@@ -104,8 +104,8 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
     if weights.suffix == ".safetensors":
         if overrides:
             raise EvaluationError(
-                f"{weights}: knows how its detector was built, so {', '.join(overrides)} cannot be set; train it so, or "
-                f"leave --set away"
+                f"{weights}: knows how its detector was built, so {', '.join(overrides)} cannot be set; train it so, "
+                f"or leave --set away"
             )
         model, meta = checkpoints.load(weights)
         if meta.detector != name:
