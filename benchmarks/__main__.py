@@ -187,7 +187,10 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Images a step; more than 1 can change numbers in the last digits.")] = 1,
     multi_scale: Annotated[
         str | None,
-        typer.Option(help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco."),
+        typer.Option(
+            help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco; for "
+            "detectors of corners cornernet and centernet, keypoint_flip (their own way) and keypoint_single."
+        ),
     ] = None,
     soft_nms: Annotated[
         str | None, typer.Option(help="linear or gaussian: lower the scores of duplicates instead of removing them.")

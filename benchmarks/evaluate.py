@@ -28,7 +28,7 @@ from benchmarks.metrics import (
     score,
 )
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
-from benchmarks.multiscale import MultiScale, protocol_named
+from benchmarks.multiscale import protocol_named
 from benchmarks.proposals import remembering
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
@@ -279,8 +279,8 @@ def evaluate(
         dataset: Where.
         device: `cpu`, `cuda` or `cuda:N`.
         batch: Images a step.
-        multi_scale: Name of a protocol of `benchmarks.multiscale`: look at each image in several sizes. The Record says
-            so, in its name too.
+        multi_scale: Name of a protocol of `benchmarks.multiscale` or `benchmarks.keypoints`: look at each image in
+            several sizes. The Record says so, in its name too.
         soft_nms: What suppresses duplicates in place of the detector's hard NMS. The Record says so, in its name too.
         note: What a reader of the Record must know besides what the subject says.
         out: Folder.
@@ -294,7 +294,7 @@ def evaluate(
     looks: dict[str, Any] = {}
     if multi_scale is not None:
         chosen = protocol_named(multi_scale)
-        subject = replace(subject, model=MultiScale(subject.model, chosen).eval())
+        subject = replace(subject, model=chosen.over(subject.model).eval())
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
     with remembering(subject.model, dataset, quiet=quiet):

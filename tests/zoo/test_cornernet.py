@@ -195,6 +195,21 @@ def test_padding_of_the_paper(size: tuple[int, int], padded: tuple[int, int]) ->
     assert (left, top) == (padded[1] // 2 - size[1] // 2, padded[0] // 2 - size[0] // 2)
 
 
+@pytest.mark.parametrize(
+    ("scale", "padded"), [(0.6, (383, 511)), (1.2, (639, 895)), (1.5, (767, 1023)), (1.8, (895, 1279))]
+)
+def test_padding_of_the_paper_at_other_scales(scale: float, padded: tuple[int, int]) -> None:
+    batch = tiny(modulus=128, spare=1).preprocess([torch.ones(3, 480, 640)], scale)
+    assert batch.size == padded
+    frame = batch.frames[0]
+    assert frame.inner == (int(480 * scale), int(640 * scale))
+    assert frame.offset == (padded[1] // 2 - frame.inner[1] // 2, padded[0] // 2 - frame.inner[0] // 2)
+    box = torch.tensor([[0.0, 20.0, 630.0, 480.0]])
+    torch.testing.assert_close(frame.to_image(frame.to_network(box)), box)
+    (resized,) = tiny(size=160, modulus=32).preprocess([torch.ones(3, 480, 640)], scale).frames
+    assert resized.inner == (int(120 * scale), int(160 * scale))
+
+
 def test_image_is_centered_on_black_blue_first() -> None:
     image = torch.zeros(3, 5, 6)
     image[0] = 1.0
