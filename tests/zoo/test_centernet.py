@@ -14,7 +14,13 @@ from tests.contract import assert_is_detector, assert_overfits
 from tests.keypoints import ARMS, A, B, fill, maps, ramp, samples, scene, stripes
 from zoo import CATALOG, build
 from zoo.detector import Detector
-from zoo.one_stage.centernet import CascadeCornerPool, CenterNet, central_regions, check_centers
+from zoo.one_stage.centernet import (
+    CascadeCornerPool,
+    CenterNet,
+    centernet511_hg52,
+    central_regions,
+    check_centers,
+)
 from zoo.one_stage.cornernet import Candidates, CornerNet, CornerPool, from_official
 
 TINY = {"stacks": 1, "widths": (8, 8), "blocks": (1, 1), "stem": 4, "pool_width": 4, "head_width": 4, "modulus": 8}
@@ -300,6 +306,34 @@ def test_switches_of_table_4() -> None:
     for model in models.values():
         assert all(torch.isfinite(value) for value in model(images, target).values())
         assert len(model.eval()(images)) == 1
+
+
+TABLE_4 = {
+    "cornernet511_hg52": ("baseline", 100_330_278),
+    "centernet511_hg52_ccp": ("ccp", 100_330_278 + 2 * (2_427_392 - 1_542_144)),
+    "centernet511_hg52_cre": ("cre", 100_330_278 + 1_542_144 + 610_640 + 590_594),
+    "centernet511_hg52_cre_ctp": ("cre+ctp", 100_330_278 + 1_542_144 + 610_640 + 590_594),
+    "centernet511_hg52": ("all", 104_844_152),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_rows_of_table_4_differ_in_its_switches_alone(name: str) -> None:
+    row, parameters = TABLE_4[name]
+    with torch.device("meta"):
+        model, wanted = build(name, 80), centernet511_hg52(80, **rows()[row])
+        small = build(name, 3, small=True)
+    assert model.state_dict().keys() == wanted.state_dict().keys()
+    assert count(model) == count(wanted) == parameters
+    for ours, theirs in ((model, wanted), (small, wanted)):
+        for kind in ("tl", "br", "ct"):
+            kinds = [type(getattr(part, f"{kind}_cnvs", [None])[0]) for part in (ours, theirs)]
+            assert kinds[0] is kinds[1]
+            pools = [getattr(getattr(part, f"{kind}_cnvs", [None])[0], "along", None) for part in (ours, theirs)]
+            assert isinstance(pools[0], nn.Identity) == isinstance(pools[1], nn.Identity)
+    spec, whole = CATALOG[name], CATALOG["centernet511_hg52"]
+    assert spec.small_recipe == whole.small_recipe
+    assert {**(spec.small or {}), "reference_side": 640.0} == whole.small
 
 
 def test_without_cre_no_box_is_checked() -> None:

@@ -4,7 +4,8 @@ CornerNet pairs corners without having looked at what lies between them, so many
 keypoint, the object's center, is found too, and a pair of corners stands only if a center of its class lies in the
 middle of its box (CRE). The center's features are pooled over its whole column and row (CTP); the corners' look into
 the object before they look along its edges (CCP). Table 4 switches the three on one by one, and so do `cre`, `ctp`
-and `ccp`.
+and `ccp`; its five rows are `cornernet511_hg52`, the three builders named after what they have, and
+`centernet511_hg52`.
 
 Not to be confused with "Objects as Points", which bears the same name. What the paper leaves open is as in the
 authors' code: the region narrows at an area of 150 x 150, a center's bump is wider than a corner's, radii come from
@@ -35,6 +36,9 @@ __all__ = [
     "CascadeCornerPool",
     "CenterNet",
     "centernet511_hg52",
+    "centernet511_hg52_ccp",
+    "centernet511_hg52_cre",
+    "centernet511_hg52_cre_ctp",
     "centernet511_hg104",
     "central_regions",
     "check_centers",
@@ -156,6 +160,21 @@ class CascadeCornerPool(CornerPool):
 def centernet511_hg52(num_classes: int, **overrides: Any) -> CenterNet:
     """One hourglass."""
     return CenterNet(num_classes, **{"stacks": 1, **overrides})
+
+
+def centernet511_hg52_ccp(num_classes: int, **overrides: Any) -> CenterNet:
+    """Table 4's second row: corners with cascade corner pooling, and nothing between them is checked."""
+    return centernet511_hg52(num_classes, **{"cre": False, "ctp": False, **overrides})
+
+
+def centernet511_hg52_cre(num_classes: int, **overrides: Any) -> CenterNet:
+    """Table 4's third row: centers confirm boxes; both kinds of pooling are as without the paper."""
+    return centernet511_hg52(num_classes, **{"ctp": False, "ccp": False, **overrides})
+
+
+def centernet511_hg52_cre_ctp(num_classes: int, **overrides: Any) -> CenterNet:
+    """Table 4's fourth row: centers confirm boxes, and their features are pooled."""
+    return centernet511_hg52(num_classes, **{"ccp": False, **overrides})
 
 
 def centernet511_hg104(num_classes: int, **overrides: Any) -> CenterNet:
