@@ -95,7 +95,7 @@ ACCURATE: tuple[Layer, ...] = (
 """Table 3, up to the last pooling."""
 
 SMALL: dict[str, Any] = {
-    "layers": ((16, 3, 2, 1), (32, 3, 2, 1), (48, 3, 1, 1), (48, 3, 1, 1)),
+    "layers": ((16, 3, 2, 1), (32, 3, 2, 1), (40, 3, 1, 1), (40, 3, 1, 1)),
     "normalised": True,
     "pool": 2,
     "kernel": 2,
