@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from zoo.classical import hog_svm
+from zoo.dense import densebox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
     centernet,
@@ -533,6 +534,18 @@ _ROWS: tuple[Spec, ...] = (
             boxes={(448, 448): 98},
             macs={(20, 448, 448): 1_608_015_360},
         ),
+    ),
+    Spec(
+        name="densebox",
+        build=densebox.densebox,
+        year=2015,
+        paper="Huang, Yang, Deng, Yu: DenseBox, 2015",
+        family="one-stage",
+        recipe=densebox.RECIPE,
+        small=densebox.SMALL,
+        small_recipe=densebox.SMALL_RECIPE,
+        input_size=(240, 240),
+        golden=Golden(parameters={1: 11_375_173}, boxes={(240, 240): 3_600}),
     ),
     Spec(
         name="yolov2",
