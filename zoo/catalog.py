@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.classical import hog_svm
-from zoo.dense import densebox
+from zoo.dense import densebox, unitbox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
     centernet,
@@ -546,6 +546,18 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=densebox.SMALL_RECIPE,
         input_size=(240, 240),
         golden=Golden(parameters={1: 11_375_173}, boxes={(240, 240): 3_600}),
+    ),
+    Spec(
+        name="unitbox",
+        build=unitbox.unitbox,
+        year=2016,
+        paper="Yu, Jiang, Wang, Cao, Huang: UnitBox, ACM Multimedia 2016",
+        family="one-stage",
+        recipe=unitbox.RECIPE,
+        small=unitbox.SMALL,
+        small_recipe=unitbox.SMALL_RECIPE,
+        input_size=(480, 640),
+        golden=Golden(parameters={1: 14_737_733}, boxes={(480, 640): 307_200}),
     ),
     Spec(
         name="yolov2",
