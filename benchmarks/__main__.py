@@ -197,6 +197,12 @@ def evaluate(
     ] = None,
     soft_nms_sigma: Annotated[float, typer.Option(help="Of the Gaussian.")] = 0.5,
     soft_nms_iou: Annotated[float, typer.Option(help="Overlap from which the linear kind lowers.")] = 0.3,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="Error analysis of detectors of corners: tell them the true centers, heatmaps or heatmaps_and_offsets."
+        ),
+    ] = None,
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
@@ -216,7 +222,15 @@ def evaluate(
         images = open_dataset(dataset, split, data_root)
         subject = _subject(detector, dataset, weights, len(images.class_names), settings)
         record = run(
-            subject, images, device=device, batch=batch, multi_scale=multi_scale, soft_nms=softly, note=note, out=out
+            subject,
+            images,
+            device=device,
+            batch=batch,
+            multi_scale=multi_scale,
+            soft_nms=softly,
+            known=truth,  # type: ignore[arg-type]
+            note=note,
+            out=out,
         )
         print_scores(record.metrics)
 

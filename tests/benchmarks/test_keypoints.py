@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,19 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.evaluate import Subject, evaluate
-from benchmarks.keypoints import KEYPOINT_PROTOCOLS, KeypointProtocol, KeypointTest
+from benchmarks.evaluate import Subject, detect, evaluate
+from benchmarks.keypoints import KEYPOINT_PROTOCOLS, KeypointProtocol, KeypointTest, knowing
 from benchmarks.multiscale import protocol_named
 from benchmarks.results import Record
 from ops.images import Batch
 from ops.structures import Detections, Target
+from reports.records import Entry, Shelf
 from tests.contract import assert_is_detections, toy_images
 from tests.keypoints import maps
 from zoo import build
 from zoo.detector import Detector
 from zoo.one_stage.centernet import CenterNet
-from zoo.one_stage.cornernet import KeypointMaps
+from zoo.one_stage.cornernet import CornerNet, KeypointMaps
 
 TINY = {"stacks": 1, "widths": (8, 8), "blocks": (1, 1), "stem": 4, "pool_width": 4, "head_width": 4, "modulus": 8}
 IMAGE = torch.full((3, 160, 160), 0.5)
@@ -180,7 +182,7 @@ def test_bad_protocols_are_refused() -> None:
         KeypointProtocol("no_one", (0.5, 2.0))
     with pytest.raises(ValueError, match="at least one"):
         KeypointProtocol("none", ())
-    with pytest.raises(ValueError, match="Detector has none of; it is for CornerNet"):
+    with pytest.raises(ValueError, match="multi-scale centernet is for detectors that pair corners"):
         KeypointTest(Detector(3), KEYPOINT_PROTOCOLS["centernet"])
     assert protocol_named("centernet").merge == 10.0
     assert KEYPOINT_PROTOCOLS["cornernet_text"].merge is None
@@ -234,8 +236,118 @@ def test_the_record_says_so(tmp_path: Path) -> None:
     assert Record.read(tmp_path / f"{several.name}.json") == several
 
 
+def truth(*objects: int, shift: float = 0.0) -> list[Target]:
+    boxes = (
+        torch.tensor([OBJECTS[label] for label in objects]).view(-1, 4) + torch.tensor([1.3, 0.7, -0.9, 2.2]) * shift
+    )
+    return [Target(boxes, torch.tensor(objects))]
+
+
+def test_true_centers_confirm_what_no_center_was_found_for() -> None:
+    model = Scripted({label: {1.0} for label in OBJECTS}, {0: {1.0}})
+    tested = knowing(model, "centers")
+    assert tested.protocol == KEYPOINT_PROTOCOLS["keypoint_flip"]
+    assert classes(tested([IMAGE])[0]) == classes(model([IMAGE])[0]) == [0]
+    (answer,) = tested.told([IMAGE], truth(1, 2))
+    assert classes(answer) == [1, 2], "and a center that was found counts no more"
+    torch.testing.assert_close(answer.scores[:2], torch.full((2,), (2 * 0.85 + 1) / 3))
+    torch.testing.assert_close(answer.boxes[answer.labels == 1][0], torch.tensor(OBJECTS[1]).float())
+    objects = replace(truth(0, 1, 2)[0], ignore=torch.tensor([False, True, False]))
+    assert classes(tested.told([IMAGE], [objects])[0]) == [0, 2], "crowds have no center"
+    wrong = replace(truth(0, 1)[0], labels=torch.tensor([1, 0]))
+    assert classes(tested.told([IMAGE], [wrong])[0]) == []
+
+
+def test_true_centers_serve_all_scales() -> None:
+    model = scripted()
+    (answer,) = knowing(model, "centers", KEYPOINT_PROTOCOLS["centernet_text"]).told([IMAGE], truth(0, 1, 2))
+    assert classes(answer) == [0, 1, 2]
+    assert [scale for scale, _ in model.looks] == [0.6, 1.0, 1.2, 1.5, 1.8]
+
+
+@pytest.mark.parametrize("centers", [True, False])
+def test_true_heatmaps_and_offsets(centers: bool) -> None:
+    """The network sees nothing: every offset is 0, every tag the same. Objects lie between cells."""
+    model = Scripted({}, {}, cre=centers, ctp=centers)
+    if not centers:
+        del model.seen["ct"]
+    assert classes(model([IMAGE])[0]) == []
+    wanted = truth(0, 1, 2, shift=1)[0].boxes
+    (answer,) = knowing(model, "heatmaps").told([IMAGE], truth(0, 1, 2, shift=1))
+    # An object is seen twice; in the mirror cells are rounded down the other way.
+    assert sorted(answer.labels.tolist()) == [0, 0, 1, 1, 2, 2]
+    for label in range(3):
+        found = answer.boxes[answer.labels == label]
+        x1, y1, x2, y2 = wanted[label].tolist()
+        direct = [4 * (side // 4) for side in (x1, y1, x2, y2)]
+        mirrored = [160 - 4 * ((160 - x1) // 4), direct[1], 160 - 4 * ((160 - x2) // 4), direct[3]]
+        for view in (direct, mirrored):
+            assert (found - torch.tensor(view)).abs().amax(1).min() < 1e-3
+    (answer,) = knowing(model, "heatmaps_and_offsets").told([IMAGE], truth(0, 1, 2, shift=1))
+    for label in range(3):
+        found = answer.boxes[answer.labels == label]
+        torch.testing.assert_close(found, wanted[label].expand(2, 4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(answer.scores[:3], torch.ones(3), atol=1e-4, rtol=0)
+    (answer,) = knowing(model, "heatmaps").told([IMAGE], truth(2))
+    assert answer.labels.tolist() == [2, 2], "cells that fill the list of corners make no boxes"
+    (answer,) = knowing(model, "heatmaps").told([IMAGE], truth())
+    assert len(answer) == 0
+
+
+def test_the_truth_comes_in_the_labels_of_the_detector() -> None:
+    heard: list[Target] = []
+
+    def told(images: list[Tensor], targets: list[Target]) -> list[Detections]:
+        heard.extend(targets)
+        none = torch.zeros(0)
+        return [Detections(none.view(0, 4), none, none.long()) for _ in images]
+
+    data: Any = OneImage()
+    detect(Detector(3), data, categories=(6, None, 5), told=told, quiet=True)
+    assert heard[0].labels.tolist() == [2, 0]
+    assert heard[0].boxes.int().tolist() == [list(OBJECTS[1]), list(OBJECTS[2])]
+
+
+def test_an_error_analysis_is_no_test(tmp_path: Path) -> None:
+    tested = subject(tmp_path, scripted())
+    data: Any = OneImage()
+    own = evaluate(tested, data, out=tmp_path, quiet=True)
+    told = evaluate(tested, data, known="centers", out=tmp_path, quiet=True)
+    both = evaluate(tested, data, known="centers", multi_scale="centernet", out=tmp_path, quiet=True)
+    # At scale 1 only the first object's corners are found, at the others all.
+    assert told.metrics["stats"]["AP"] == pytest.approx(1 / 3, abs=1e-6)
+    assert both.metrics["stats"]["AP"] == pytest.approx(1, abs=1e-6)
+    assert (own.truth, told.truth) == (None, "true_centers")
+    assert told.name == f"{own.name}.true_centers"
+    assert both.name == f"{own.name}.centernet.true_centers"
+    assert Record.read(tmp_path / f"{both.name}.json") == both
+    shelf = Shelf([Entry(made, Path(f"m/{made.name}.json"), f"m/{made.name}.json") for made in (told, own, both)])
+    assert [entry.record for entry in (*shelf.trainings, *shelf.suppressed, *shelf.multi_scale)] == [own]
+
+
+def test_the_truth_is_refused_where_it_makes_no_sense(tmp_path: Path) -> None:
+    corners = CornerNet(3, **TINY)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="looks for none: tell it heatmaps"):
+        knowing(corners, "centers")
+    with pytest.raises(ValueError, match="'boxes' cannot be told; choose one of centers, heatmaps"):
+        knowing(corners, "boxes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the truth of centers is for detectors that pair corners"):
+        knowing(Detector(3), "centers")
+    with pytest.raises(ValueError, match="under cornernet, centernet, "):
+        knowing(scripted(), "centers", protocol_named("relative"))
+    assert not knowing(Scripted({}, {}, flip_test=False), "heatmaps").protocol.flip
+    done = CliRunner().invoke(
+        app, ["evaluate", "cornernet511_hg52", "--out", str(tmp_path / "x"), "--truth", "centers"]
+    )
+    assert done.exit_code == 2
+    assert done.stderr.startswith("error: true centers are for a CenterNet")
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_command_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", "yolov1", "--out", str(tmp_path / "x"), "--multi-scale", "centernet"])
     assert done.exit_code == 2
-    assert done.stderr.startswith("error: multi-scale centernet checks and merges pairs of corners, which YOLOv1")
+    assert done.stderr.startswith(
+        "error: multi-scale centernet is for detectors that pair corners (CornerNet, CenterNet), which YOLOv1"
+    )
     assert not (tmp_path / "x").exists()

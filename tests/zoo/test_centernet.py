@@ -354,7 +354,7 @@ def test_center_bumps_and_radii_are_those_of_the_authors_code() -> None:
     batch = model.preprocess([torch.rand(3, 128, 128)])
     h, w = torch.tensor([16.0]), torch.tensor([16.0])
     radius = gaussian_radius(h, w, 0.7, "centernet_official").long()
-    assert torch.equal(model._radii(target.boxes / 4), radius)
+    assert torch.equal(model.radii(target.boxes / 4), radius)
     heats: dict[str, Tensor] = {}
     for kind, cell, share in (("tl", [4, 8], 1 / 6), ("br", [20, 23], 1 / 6), ("ct", [12, 16], 1 / 5)):
         heats[kind] = gaussian_heatmaps(torch.tensor([cell]), torch.tensor([0]), radius, (1, 32, 32), share)[None]

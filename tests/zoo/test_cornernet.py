@@ -358,7 +358,7 @@ def test_a_fixed_radius(radius: int, cells: int) -> None:
     model = tiny(1, fixed_radius=radius)
     batch = model.preprocess([torch.rand(3, 64, 64)])
     target = Target(torch.tensor([[12.0, 12.0, 50.0, 50.0]]), torch.tensor([0]))
-    assert model._radii(target.boxes).tolist() == [radius]
+    assert model.radii(target.boxes).tolist() == [radius]
     flat = {
         k: KeypointMaps(torch.zeros(1, 1, 16, 16), torch.zeros(1, 2, 16, 16), torch.zeros(1, 1, 16, 16))
         for k in ("tl", "br")

@@ -369,15 +369,14 @@ class CornerNet(Detector):
         planes = image * self.num_classes + torch.cat([target.labels for target in targets])
         ratio = batch.pixels.new_tensor([width / batch.size[1], height / batch.size[0]] * 2)
         boxes = torch.cat([target.boxes for target in targets]) * ratio
-        radii = self._radii(boxes)
+        radii = self.radii(boxes)
         heat = pull = push = offset = boxes.new_zeros(())
         tags: list[list[Tensor]] = [[] for _ in outputs]
         for kind, share in self.sigma_shares.items():
-            points = {"tl": boxes[:, :2], "br": boxes[:, 2:], "ct": (boxes[:, :2] + boxes[:, 2:]) / 2}[kind]
-            cells = torch.minimum(points.floor().clamp(min=0), points.new_tensor([width - 1, height - 1]))
-            x, y = cells.long().unbind(1)
+            points, cells = self.cells(kind, boxes, (height, width))
+            x, y = cells.unbind(1)
             shape = (len(targets) * self.num_classes, height, width)
-            wanted = gaussian_heatmaps(cells.long(), planes, radii, shape, share).unflatten(0, (len(targets), -1))
+            wanted = gaussian_heatmaps(cells, planes, radii, shape, share).unflatten(0, (len(targets), -1))
             positives = (wanted == 1).sum().clamp(min=1)
             for maps, found in zip(outputs, tags, strict=True):
                 heat = heat + penalty_reduced_focal(maps[kind].heat.float(), wanted).sum() / positives
@@ -392,7 +391,14 @@ class CornerNet(Detector):
         parts = {"heat": heat, "pull": self.pull * pull, "push": self.push * push, "offset": offset}
         return {name: value / len(outputs) for name, value in parts.items()}
 
-    def _radii(self, boxes: Tensor) -> Tensor:
+    def cells(self, kind: str, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Keypoints `[M, 2]` of one kind of boxes `[M, 4]`, all in cells, and the cells int64 of a map `(H, W)`."""
+        points = {"tl": boxes[:, :2], "br": boxes[:, 2:], "ct": (boxes[:, :2] + boxes[:, 2:]) / 2}[kind]
+        last = points.new_tensor([size[1] - 1, size[0] - 1])
+        return points, torch.minimum(points.floor().clamp(min=0), last).long()
+
+    def radii(self, boxes: Tensor) -> Tensor:
+        """Radii int64 `[M]` of the bumps of boxes `[M, 4]`, both in cells."""
         if self.fixed_radius is not None:
             return torch.full_like(boxes[:, 0], self.fixed_radius, dtype=torch.int64)
         width, height = (boxes[:, 2:] - boxes[:, :2]).ceil().unbind(1)
