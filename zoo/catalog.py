@@ -11,6 +11,7 @@ from zoo.one_stage import (
     dsod,
     dssd,
     grp_dsod,
+    multibox,
     overfeat,
     refinedet,
     retinanet,
@@ -110,6 +111,19 @@ _ROWS: tuple[Spec, ...] = (
         input_size=(461, 569),
         # With the regressor's 109,061,124. Windows of six scales, counted by hand.
         golden=Golden(parameters={200: 250_444_109}, boxes={(461, 569): 1_701}),
+    ),
+    Spec(
+        name="multibox",
+        build=multibox.multibox,
+        year=2013,
+        paper="Erhan, Szegedy, Toshev, Anguelov: Scalable Object Detection using Deep Neural Networks, CVPR 2014",
+        family="one-stage",
+        recipe=multibox.RECIPE,
+        small=multibox.SMALL,
+        small_recipe=multibox.SMALL_RECIPE,
+        input_size=(227, 227),
+        # Layer widths are assumed: counted by hand in the test.
+        golden=Golden(parameters={20: 115_870_985}, boxes={(227, 227): 100}),
     ),
     Spec(
         name="sppnet_zf5",
