@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.classical import hog_svm
+from zoo.classical import acf, hog_svm
 from zoo.dense import densebox, unitbox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
@@ -136,6 +136,18 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(600, 800),
         golden=Golden(parameters={20: 73_026_709}),
+    ),
+    Spec(
+        name="acf",
+        build=acf.acf,
+        year=2014,
+        paper="Dollar, Appel, Belongie, Perona: Fast Feature Pyramids for Object Detection, PAMI 2014",
+        family="classical",
+        recipe=None,
+        small=acf.SMALL,
+        small_recipe=None,
+        input_size=(480, 640),
+        golden=Golden(parameters={1: 0}),
     ),
     Spec(
         name="fast_rcnn_vgg16",
