@@ -21,7 +21,7 @@ from zoo.one_stage.centernet import (
     central_regions,
     check_centers,
 )
-from zoo.one_stage.cornernet import Candidates, CornerNet, CornerPool, from_official
+from zoo.one_stage.cornernet import Candidates, CornerNet, CornerPool
 
 TINY = {"stacks": 1, "widths": (8, 8), "blocks": (1, 1), "stem": 4, "pool_width": 4, "head_width": 4, "modulus": 8}
 
@@ -82,14 +82,6 @@ def test_keys_are_those_of_the_authors_checkpoint() -> None:
     assert {key: tuple(state[f"tl_cnvs.0.{key}"].shape) for key in look} == look
     assert tuple(state["ct_heats.1.1.weight"].shape) == (80, 256, 1, 1)
     assert tuple(state["ct_regrs.0.1.weight"].shape) == (2, 256, 1, 1)
-
-
-def test_the_authors_state_dict_loads_strictly() -> None:
-    source, model = tiny(), tiny()
-    for parameter in source.parameters():
-        nn.init.normal_(parameter)
-    model.load_state_dict(from_official({f"module.{k}": v for k, v in source.state_dict().items()}), strict=True)
-    assert torch.equal(source.ct_heats[0][1].weight, model.ct_heats[0][1].weight)
 
 
 MODULES = {

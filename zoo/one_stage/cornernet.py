@@ -6,15 +6,16 @@ on nothing; corner pooling brings to them what is seen along the two edges that 
 
 Where the paper leaves details open they are those of the authors' code: corners are rounded down to cells, sigma is a
 sixth of a bump's diameter, pull and push are summed over images. Modules bear the code's names, so that its checkpoints
-load (`from_official`). What differs: a batch may hold images of differing sizes, which then share one padded size, and
-boxes go back to an image by the ratio of its sides, where the code divides by the scale although it rounds sides down.
+load (`zoo.formats.cornernet`). What differs: a batch may hold images of differing sizes, which then share one padded
+size, and boxes go back to an image by the ratio of its sides, where the code divides by the scale although it rounds
+sides down.
 
 A test at several scales is a `look` at each (`preprocess` takes the scale), then `settle` over all that was seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -46,7 +47,6 @@ __all__ = [
     "Pool",
     "cornernet511_hg52",
     "cornernet511_hg104",
-    "from_official",
     "join_views",
 ]
 
@@ -173,6 +173,8 @@ class CornerNet(Detector):
         nms_floor: See `ops.nms.soft_nms`.
         limit: Detections an image.
     """
+
+    pickle_format = "cornernet"
 
     def __init__(
         self,
@@ -442,15 +444,6 @@ class CornerPool(nn.Module):
 
 def _head(width: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(Convolution(width, hidden, norm=False), nn.Conv2d(hidden, outputs, 1))
-
-
-def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' state dict, of CornerNet or CenterNet, as ours: without `module.` before each name.
-
-    The answer is a plain dict on purpose: without a version note batch normalisation fills in the step counters that
-    PyTorch 0.4.0 did not have.
-    """
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def cornernet511_hg52(num_classes: int, **overrides: Any) -> CornerNet:
