@@ -10,6 +10,7 @@ from zoo.one_stage import (
     cornernet,
     dsod,
     dssd,
+    fan,
     grp_dsod,
     multibox,
     overfeat,
@@ -694,6 +695,19 @@ _ROWS: tuple[Spec, ...] = (
             boxes={(500, 500): 47_961, (800, 1344): 201_600},
             macs={(80, 800, 1344): 330_035_134_464},
         ),
+    ),
+    Spec(
+        name="fan",
+        build=fan.fan,
+        year=2017,
+        paper="Wang, Yuan, Yu: Face Attention Network, 2017",
+        family="one-stage",
+        recipe=fan.RECIPE,
+        small=fan.SMALL,
+        small_recipe=fan.SMALL_RECIPE,
+        input_size=(800, 1344),
+        # Counted by hand in the test.
+        golden=Golden(parameters={1: 38_604_767}, boxes={(800, 1344): 134_400}),
     ),
     Spec(
         name="refinedet320_vgg16",
