@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.classical import acf, hog_svm
+from zoo.classical import acf, dpm, hog_svm
 from zoo.dense import densebox, unitbox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
@@ -61,6 +61,19 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(128, 64),
         golden=Golden(parameters={1: 0}, boxes={(128, 64): 1}, macs={(1, 128, 64): 446_148}),
+    ),
+    Spec(
+        name="dpm",
+        build=dpm.dpm,
+        year=2008,
+        paper="Felzenszwalb, Girshick, McAllester, Ramanan: Object Detection with Discriminatively Trained Part Based "
+        "Models, PAMI 2010 (first CVPR 2008)",
+        family="classical",
+        recipe=None,
+        small=dpm.SMALL,
+        small_recipe=None,
+        input_size=(375, 500),
+        golden=Golden(parameters={1: 0}),
     ),
     Spec(
         name="rcnn_alexnet",

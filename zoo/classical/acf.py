@@ -49,7 +49,7 @@ SMALL: Mapping[str, Any] = {
     "approximated": 3,
     "octaves_up": 1,
     "negatives": 1000,
-    "positives": 500,
+    "positives": 200,
     "jitter": 2,
 }
 
