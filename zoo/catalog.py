@@ -17,6 +17,7 @@ from zoo.one_stage import (
     refinedet,
     retinanet,
     ron,
+    sface,
     ssd,
     yolov1,
     yolov2,
@@ -721,6 +722,19 @@ _ROWS: tuple[Spec, ...] = (
         input_size=(800, 1344),
         # Counted by hand in the test.
         golden=Golden(parameters={1: 38_604_767}, boxes={(800, 1344): 134_400}),
+    ),
+    Spec(
+        name="sface",
+        build=sface.sface,
+        year=2018,
+        paper="after Wang, Yuan, Li, Yu, Sun: SFace, 2018; built from a lecture's description, not from released code",
+        family="one-stage",
+        recipe=sface.RECIPE,
+        small=sface.SMALL,
+        small_recipe=sface.SMALL_RECIPE,
+        input_size=(800, 1344),
+        # Layers are assumed: counted by hand in the test.
+        golden=Golden(parameters={1: 40_974_307}, boxes={(800, 1344): 151_277}),
     ),
     Spec(
         name="refinedet320_vgg16",
