@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.classical import acf, dpm, hog_svm
+from zoo.classical import acf, dpm, hog_svm, viola_jones
 from zoo.dense import densebox, unitbox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
@@ -51,6 +51,18 @@ from zoo.two_stage import (
 __all__ = ["CATALOG"]
 
 _ROWS: tuple[Spec, ...] = (
+    Spec(
+        name="viola_jones",
+        build=viola_jones.viola_jones,
+        year=2001,
+        paper="Viola, Jones: Rapid Object Detection using a Boosted Cascade of Simple Features, CVPR 2001",
+        family="classical",
+        recipe=None,
+        small=viola_jones.SMALL,
+        small_recipe=None,
+        input_size=(288, 384),
+        golden=Golden(parameters={1: 0}, boxes={(288, 384): 239_830}, macs={(1, 288, 384): 0}),
+    ),
     Spec(
         name="hog_svm",
         build=hog_svm.hog_svm,
