@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.classical import acf, dpm, hog_svm, viola_jones
+from zoo.classical import acf, dpm, hog_svm, lbp_cascade, viola_jones
 from zoo.dense import densebox, unitbox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
@@ -74,6 +74,18 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(128, 64),
         golden=Golden(parameters={1: 0}, boxes={(128, 64): 1}, macs={(1, 128, 64): 446_148}),
+    ),
+    Spec(
+        name="lbp_cascade",
+        build=lbp_cascade.lbp_cascade,
+        year=2007,
+        paper="Zhang, Chu, Xiang, Liao, Li: Face Detection Based on Multi-Block LBP Representation, ICB 2007",
+        family="classical",
+        recipe=None,
+        small=lbp_cascade.SMALL,
+        small_recipe=None,
+        input_size=(288, 384),
+        golden=Golden(parameters={1: 0}, boxes={(288, 384): 239_830}, macs={(1, 288, 384): 0}),
     ),
     Spec(
         name="dpm",
