@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ops.cover import suppress_covered
 from ops.images import Batch, Frame, stack
@@ -152,6 +153,18 @@ class Dpm(Detector):
                 stars = (self.star(label) for label in range(self.num_classes))
                 scores = [star.scores(self.trimmed(levels, star)) for star in stars]
             answers.append(Scanned(levels, cells, scores))
+        return answers
+
+    def network_for_cost(self, batch: Batch) -> Any:
+        """The filters of all classes at once, each root as large as the largest."""
+        star = self.star(0)
+        roots, parts = star.roots.repeat(self.num_classes, 1, 1, 1), star.parts.flatten(0, 1)
+        parts = parts.repeat(self.num_classes, 1, 1, 1)
+        answers = []
+        for image in batch.pixels:
+            levels = self.trimmed(self.pyramid(image)[0], star)
+            answers.append([F.conv2d(level, roots) for level in levels[self.interval :]])
+            answers.append([F.conv2d(level, parts) for level in levels[: -self.interval]])
         return answers
 
     def postprocess(self, outputs: list[Scanned], batch: Batch) -> list[Detections]:
