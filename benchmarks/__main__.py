@@ -203,6 +203,10 @@ def evaluate(
             help="Error analysis of detectors of corners: tell them the true centers, heatmaps or heatmaps_and_offsets."
         ),
     ] = None,
+    misses: Annotated[
+        bool,
+        typer.Option("--misses", help="Miss rates against false positives; detectors of windows state them anyhow."),
+    ] = False,
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
@@ -229,6 +233,7 @@ def evaluate(
             multi_scale=multi_scale,
             soft_nms=softly,
             known=truth,  # type: ignore[arg-type]
+            misses=misses,
             note=note,
             out=out,
         )

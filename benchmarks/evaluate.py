@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,9 +26,12 @@ from benchmarks.metrics import (
     load_detections,
     load_ground_truth,
     mask_ap,
+    match,
+    miss_rates,
     proposal_recall,
     score,
 )
+from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
 from benchmarks.multiscale import protocol_named
 from benchmarks.proposals import remembering
@@ -262,6 +266,14 @@ def propose(
     return found
 
 
+def _windows(model: Detector, dataset: Dataset) -> int | None:
+    """How many windows a detector classifies in all images, over all classes; None for detectors that do not."""
+    if not model.classifies_windows:
+        return None
+    counts = Counter(dataset.size(index) for index in range(len(dataset)))
+    return sum(images * (model.num_boxes(size) or 0) for size, images in counts.items())
+
+
 def dataset_id(dataset: Dataset) -> DatasetId:
     """What a Record says of a dataset."""
     return DatasetId(
@@ -282,6 +294,7 @@ def evaluate(
     multi_scale: str | None = None,
     soft_nms: Suppression | None = None,
     known: Known | None = None,
+    misses: bool = False,
     note: str = "",
     out: Path | None = None,
     quiet: bool = False,
@@ -301,6 +314,7 @@ def evaluate(
         soft_nms: What suppresses duplicates in place of the detector's hard NMS. The Record says so, in its name too.
         known: What a detector of corners is told of each image, of `benchmarks.keypoints.KNOWN`: an error analysis. The
             Record says so, in its name too.
+        misses: Measure miss rates against false positives, as is done anyhow for detectors that classify windows.
         note: What a reader of the Record must know besides what the subject says.
         out: Folder.
         quiet: Draw no progress.
@@ -338,8 +352,12 @@ def evaluate(
     truth = load_ground_truth(dataset.coco())
     if out is not None:
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
-    metrics = score(truth, load_detections(rows, truth))
+    results = load_detections(rows, truth)
+    metrics = score(truth, results)
     protocol = metrics.pop("protocol", {})
+    if misses or subject.model.classifies_windows:
+        metrics["misses"] = miss_rates(match(truth, results), truth.labels, _windows(subject.model, dataset))
+        protocol["misses"] = MISSES
     if subject.model.trains_on_masks and dataset.has_masks:
         metrics["masks"] = mask_ap(dataset.coco(), rows)
         protocol["masks"] = MASKS

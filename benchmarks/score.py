@@ -65,6 +65,8 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         shares = dict(zip(found, _percent(found.values()), strict=True))
         rows = [list(shares.values()) + list(counts.values())]
         blocks.append(tabulate(rows, headers=[*shares, *counts], disable_numparse=True, stralign="right"))
+    if "misses" in scores:
+        blocks.append(_misses(scores["misses"]))
     if "masks" in scores:
         masks = tabulate([_percent(scores["masks"].values())], headers=list(scores["masks"]), disable_numparse=True)
         blocks.insert(1, f"Masks:\n{masks}")
@@ -85,6 +87,21 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         blocks.append("The ground truth holds no object, so no score is defined.")
     blocks += [f"note: {note['message']}" for note in scores.get("notes", ())]
     print("\n\n".join(blocks), "", "In percent; - is undefined.", sep="\n", file=file)
+
+
+def _misses(part: Mapping[str, Any]) -> str:
+    """Miss rates, and what is found at a number of false positives."""
+    columns = {
+        "log-average": part["log_average"],
+        **{f"{rate} FPPI": value for rate, value in part["at_fppi"].items()},
+        **{f"{rate} FPPW": value for rate, value in part["at_fppw"].items()},
+    }
+    found = {f"{count} false": value for count, value in part["found_at"].items()}
+    tables = [
+        tabulate([_percent(row.values())], headers=list(row), disable_numparse=True, stralign="right")
+        for row in (columns, found)
+    ]
+    return f"Missed:\n{tables[0]}\n\nFound at so many false positives:\n{tables[1]}"
 
 
 def _percent(values: Any) -> list[str]:

@@ -108,5 +108,4 @@ def _within(means: NDArray[np.float64], sizes: NDArray[np.int64], eps: float) ->
     inside &= (means[:, None, :2] + means[:, None, 2:] <= high[None]).all(-1)
     inside &= (sizes[None] > np.maximum(3, sizes)[:, None]) | (sizes < 3)[:, None]
     np.fill_diagonal(inside, False)
-    within: NDArray[np.bool_] = inside.any(1)
-    return within
+    return np.logical_or.reduce(inside, axis=1)

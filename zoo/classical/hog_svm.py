@@ -94,6 +94,7 @@ class HogSvm(Detector):
         negative_iou: Overlap below which it holds none.
     """
 
+    classifies_windows = True
     weight: Tensor
     bias: Tensor
     window: Tensor

@@ -114,6 +114,8 @@ class ViolaJones(Detector):
         negative_iou: Overlap below which it holds none.
     """
 
+    classifies_windows = True
+
     def __init__(
         self,
         num_classes: int,
