@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ops.images import warp
 from ops.nms import suppress
 from ops.sliding import as_convolution, as_kernel, fully_convolutional, interleave, offset_pools, reach
-from ops.window_count import all_windows, window_positions
 
 
 def worked() -> nn.Sequential:
@@ -41,7 +41,7 @@ def test_worked_sizes(side: int, cells: int) -> None:
     with torch.no_grad():
         answer = dense(image).softmax(1)
         assert answer.shape == (2, 4, cells, cells)
-        assert cells**2 == window_positions((side, side), (14, 14), stride=2) == {1: 1, 2: 4, 8: 64}[cells]
+        assert cells**2 == ((side - 14) // 2 + 1) ** 2 == {14: 1, 16: 4, 28: 64}[side]
         for i in range(cells):
             for j in range(cells):
                 window = image[:, :, 2 * i : 2 * i + 14, 2 * j : 2 * j + 14]
@@ -134,24 +134,17 @@ def test_dilation_is_offsets_put_between_one_another() -> None:
     torch.testing.assert_close(dilated[..., :3, :6], interleave(apart), rtol=1e-4, atol=1e-4)
 
 
-# Counting windows.
-
-
-def test_windows_of_every_size() -> None:
-    assert all_windows((600, 800)) == all_windows((800, 600)) == 320_400 * 180_300 == 57_768_120_000
-    assert [all_windows(size) for size in ((1, 1), (2, 2), (14, 14))] == [1, 9, 11_025]
-    for height, width in ((3, 5), (7, 2)):
-        sizes = [(h, w) for h in range(1, height + 1) for w in range(1, width + 1)]
-        assert all_windows((height, width)) == sum(window_positions((height, width), size) for size in sizes)
-
-
-def test_positions_of_one_size() -> None:
-    assert window_positions((600, 800), (1, 1)) == 480_000
-    assert window_positions((600, 800), (600, 800)) == 1
-    assert window_positions((600, 800), (601, 1)) == 0
-    assert window_positions((5, 9), (2, 3), stride=3) == len(range(0, 4, 3)) * len(range(0, 7, 3))
-    with pytest.raises(ValueError, match="at least 1"):
-        all_windows((0, 5))
+def test_one_pass_saves_work() -> None:
+    network = worked().to("meta")
+    counts = []
+    for run, size in ((network, 14), (fully_convolutional(network, (14, 14)).to("meta"), 28)):
+        with FlopCounterMode(display=False) as counter:
+            run(torch.empty(1, 3, size, size, device="meta"))
+        counts.append(counter.get_total_flops())
+    alone = 100 * 75 * 16 + 400 * 400 + 400 * 400 + 400 * 4
+    assert counts[0] == 2 * alone
+    assert 64 * counts[0] / counts[1] > 1.2
+    assert counts[1] == 2 * (24**2 * 75 * 16 + 64 * (400 * 400 + 400 * 400 + 400 * 4))
 
 
 # The lecture's other examples, of what detectors here take from libraries.

@@ -167,7 +167,7 @@ class MultiBox(Detector):
         self.locator = _network(backbone, widths, narrow, size, head, 5 * boxes, dropout)
         self.classifier = _network(backbone, crop_widths, None, crop, crop_head, num_classes + 1, dropout)
         with torch.no_grad():
-            self.locator[-1].bias[4 * boxes :] = math.log(prior / (1 - prior))
+            self.locator.get_parameter(f"{len(self.locator) - 1}.bias")[4 * boxes :] = math.log(prior / (1 - prior))
         self.register_buffer("priors", torch.zeros((boxes, 4)))
         self.set_priors(drawn_boxes(40 * boxes))
         self.alpha, self.match = alpha, match

@@ -207,7 +207,7 @@ class OverFeat(Detector):
         self.regressor = _head(channels, kernel, pool, box_hidden, boxes, 0.0)
         start_layers(self)
         for head in (self.classifier, self.regressor):
-            nn.init.normal_(head[-1].weight, std=0.01)
+            nn.init.normal_(head.get_parameter(f"{len(head) - 1}.weight"), std=0.01)
         self.class_wise = class_wise
         self.overlap, self.negatives, self.box_weight = tuple(overlap), negatives, box_weight
         self.sides, self.longest = tuple(sorted(sides)), longest

@@ -19,7 +19,7 @@ their branch, all weights are 1. The scores of both are compared as they are: we
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -107,8 +107,7 @@ class SFace(RetinaNet):
             stride = self.strides[level]
             cells = (int(x.shape[-2]), int(x.shape[-1]))
             points.append(grid_anchors(x.new_zeros((1, 4), dtype=torch.float32), cells, (stride, stride))[:, :2])
-        own = [getattr(found, field.name) for field in fields(RetinaNetOutputs)]
-        return SFaceOutputs(*own, logits, sides, points)
+        return SFaceOutputs(found.logits, found.offsets, found.anchors, logits, sides, points)
 
     def candidates(self, outputs: RetinaNetOutputs, index: int) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Those of the anchors, and those of the cells."""

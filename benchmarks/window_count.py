@@ -5,7 +5,7 @@ Sides are whole pixels, and windows move by one pixel.
 
 from __future__ import annotations
 
-__all__ = ["all_windows", "window_positions"]
+__all__ = ["all_windows", "scanned_windows", "window_positions"]
 
 
 def window_positions(image: tuple[int, int], window: tuple[int, int], stride: int = 1) -> int:
@@ -19,6 +19,29 @@ def all_windows(image: tuple[int, int]) -> int:
     _check(image)
     height, width = image
     return (height * (height + 1) // 2) * (width * (width + 1) // 2)
+
+
+def scanned_windows(image: tuple[int, int], window: tuple[int, int], growth: float, stride: int = 1) -> int:
+    """Windows of one shape that a detector looks at: the image shrinks by `growth` until the window no longer fits.
+
+    Args:
+        image: `(H, W)`.
+        window: `(h, w)`, the same on each shrunk image.
+        growth: More than 1.
+        stride: In pixels of the shrunk image.
+
+    Raises:
+        ValueError: Images would not shrink.
+    """
+    _check(image, window, stride=stride)
+    if not growth > 1:
+        raise ValueError(f"growth must be more than 1, got {growth}")
+    count, scale = 0, 1.0
+    while (places := window_positions((int(image[0] / scale), int(image[1] / scale)), window, stride)) > 0:
+        count, scale = count + places, scale * growth
+        if min(image) < scale:
+            break
+    return count
 
 
 def _places(side: int, window: int, stride: int) -> int:
