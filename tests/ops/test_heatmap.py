@@ -74,6 +74,9 @@ def test_bumps() -> None:
     torch.testing.assert_close(
         bump(2, 1 / 5, 5)[1, :3], torch.tensor([0.082085, 0.367879, 0.606531]), atol=1e-6, rtol=0
     )
+    torch.testing.assert_close(
+        bump(2, 1 / 5, 5)[0, :3], torch.tensor([0.018316, 0.082085, 0.135335]), atol=1e-6, rtol=0
+    )
     assert bump(2, 1 / 6, 9)[1].abs().sum() == 0
 
 

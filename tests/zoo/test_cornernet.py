@@ -200,6 +200,16 @@ def test_padding_of_the_paper_at_other_scales(scale: float, padded: tuple[int, i
     assert resized.inner == (int(120 * scale), int(160 * scale))
 
 
+@pytest.mark.parametrize(
+    ("padded", "cells"), [((511, 767), (128, 192)), ((639, 639), (160, 160)), ((511, 383), (128, 96))]
+)
+def test_maps_of_the_padded_images(padded: tuple[int, int], cells: tuple[int, int]) -> None:
+    with torch.device("meta"):
+        model = tiny(modulus=128, spare=1)
+        (found,) = model.network_for_cost(Batch(torch.empty(1, 3, *padded), ()))
+    assert found["tl"].heat.shape[-2:] == cells
+
+
 def test_image_is_centered_on_black_blue_first() -> None:
     image = torch.zeros(3, 5, 6)
     image[0] = 1.0
@@ -320,6 +330,21 @@ def test_losses_equal_the_loop() -> None:
         losses = model.losses(outputs, batch, targets)
     expected = loop_losses(model, outputs, targets)
     assert {name: float(value) for name, value in losses.items()} == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_offsets_of_the_worked_example() -> None:
+    """Two objects; offsets (.5, .2) and (2, .1) where (.1, .4) and (.3, .1) are right: smooth L1 sums to 1.3."""
+    model = tiny()
+    batch = model.preprocess([torch.rand(3, 64, 64)])
+    boxes = torch.tensor([[1.1, 1.4, 9, 9], [3.3, 4.1, 11, 12]]) * 4
+    with torch.no_grad():
+        outputs = model.network(batch, [empty_target()])
+        tl, br = outputs[0]["tl"].offset, outputs[0]["br"].offset
+        tl[0, :, 1, 1], tl[0, :, 4, 3] = torch.tensor([0.5, 0.2]), torch.tensor([2.0, 0.1])
+        br[0, :, 9, 9], br[0, :, 12, 11] = torch.zeros(2), torch.zeros(2)
+        lost = model.losses(outputs, batch, [Target(boxes, torch.tensor([0, 1]))])["offset"]
+    assert float(lost) == pytest.approx(1.3 / (2 + 1e-4), abs=1e-5)
+    assert float(lost) == pytest.approx(0.65, abs=5e-5)
 
 
 def test_corners_on_the_far_edge_belong_to_the_last_cell() -> None:
