@@ -269,3 +269,7 @@ def test_small_is_a_detector(name: str) -> None:
 @pytest.mark.parametrize("name", ["overfeat_fast", "overfeat_accurate"])
 def test_small_overfits(name: str) -> None:
     assert_overfits(build(name, 2, small=True), steps=40, lr=4e-3)
+
+
+def test_classes_with_regressors_of_their_own() -> None:
+    assert_is_detector(little(class_wise=True))
