@@ -54,6 +54,9 @@ SMALL: Mapping[str, Any] = {
     "largest_scale": 1.5,
     "smallest": 16,
     "reach": 2,
+    "limit": 100,
+    "limit_per_class": 40,
+    "learning": {"images": 150},
 }
 
 
