@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.classical import acf, dpm, hog_svm, lbp_cascade, viola_jones
-from zoo.dense import densebox, unitbox
+from zoo.dense import densebox, east, unitbox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
     centernet,
@@ -699,6 +699,18 @@ _ROWS: tuple[Spec, ...] = (
         small_recipe=None,
         input_size=(800, 1088),
         golden=Golden(parameters={90: 107_485_937, 80: 107_432_117}, boxes={(800, 1088): 217_413}),
+    ),
+    Spec(
+        name="east",
+        build=east.east,
+        year=2017,
+        paper="Zhou, Yao, Wen, Wang, Zhou, He, Liang: EAST, CVPR 2017",
+        family="one-stage",
+        recipe=east.RECIPE,
+        small=east.SMALL,
+        small_recipe=east.SMALL_RECIPE,
+        input_size=(512, 512),
+        golden=Golden(parameters={1: 15_089_318}, boxes={(512, 512): 16_384}),
     ),
     Spec(
         name="retinanet_r50_fpn",
