@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.classical import acf, dpm, hog_svm, lbp_cascade, viola_jones
+from zoo.classical import acf, dpm, hog_svm, lbp_cascade, opencv_hog, viola_jones
 from zoo.dense import densebox, east, unitbox
 from zoo.detector import Golden, Spec
 from zoo.one_stage import (
@@ -71,6 +71,18 @@ _ROWS: tuple[Spec, ...] = (
         family="classical",
         recipe=None,
         small=hog_svm.SMALL,
+        small_recipe=None,
+        input_size=(128, 64),
+        golden=Golden(parameters={1: 0}, boxes={(128, 64): 1}, macs={(1, 128, 64): 446_148}),
+    ),
+    Spec(
+        name="hog_svm_opencv",
+        build=opencv_hog.hog_svm_opencv,
+        year=2005,
+        paper="Dalal, Triggs: Histograms of Oriented Gradients for Human Detection, CVPR 2005, as OpenCV scans",
+        family="classical",
+        recipe=None,
+        small=None,
         small_recipe=None,
         input_size=(128, 64),
         golden=Golden(parameters={1: 0}, boxes={(128, 64): 1}, macs={(1, 128, 64): 446_148}),
