@@ -149,6 +149,18 @@ def test_approximated_scales_are_near_computed_ones() -> None:
     assert away[0] < 0.8 * away[1]
 
 
+def test_sums_of_many_trees_keep_their_order() -> None:
+    model = Acf(1, window=(24, 16), inner=(18, 10), stages=(1,))
+    image = toy_images()[0]
+    pyramid = model.pyramid(image)
+    windows, sums = torch.tensor([0, 100, 700]), torch.tensor([60.0, 60.1, -0.5])
+    (answer,) = model.postprocess([(pyramid, [(windows, sums)])], model.preprocess([image]))
+    wanted = model._boxes(pyramid, windows[[1, 0, 2]], 0).clamp(min=0)
+    assert torch.equal(answer.boxes, wanted)
+    assert answer.scores[0] > answer.scores[1] > 0.9
+    assert answer.scores[2].item() == pytest.approx(0.5 - 0.25 / 1.5)
+
+
 def test_contract() -> None:
     assert_is_fitted_detector(lambda: acf(2, **{**SMALL, "stages": (16, 64), "negatives": 150, "jitter": 3}))
 

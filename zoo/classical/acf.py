@@ -11,8 +11,8 @@ The numbers are those of the authors' toolbox; its INRIA detector runs here (`re
 of looked up in a table of 1,024 steps, and resizing is exact where the toolbox drops weights under a thousandth.
 
 What we do otherwise: any number of classes, each with trees and an object shape of its own in a common window. Hard
-negatives come from the pyramid that detection scans. The score is the logistic function of the trees' sum, above 0 for
-an object.
+negatives come from the pyramid that detection scans. The score is 0.5 where the trees' sum is 0, as with a logistic
+function, which in single precision would be 1 for every sum over 17 and lose the order of the surest.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ SMALL: Mapping[str, Any] = {
     "octaves_up": 1,
     "negatives": 1000,
     "positives": 200,
+    "images": 600,
     "jitter": 2,
 }
 
@@ -80,6 +81,7 @@ class Acf(Detector):
         limit_per_class: Most windows a class that enter suppression.
         calibration: Added to every leaf (toolbox: 0.005).
         share: Of the features that each node of a tree looks at (toolbox: 1/16).
+        images: Most images that it looks at, in each round the same.
         positives: Most objects a class that it learns from, each mirrored too.
         negatives: New windows without one a round, and half of those that are kept (toolbox: 5,000 and 10,000).
         per_image: Most of them from one image (toolbox: 25).
@@ -111,6 +113,7 @@ class Acf(Detector):
         limit_per_class: int = 1000,
         calibration: float = 0.005,
         share: float = 1 / 16,
+        images: int = 10_000,
         positives: int = 5000,
         negatives: int = 5000,
         per_image: int = 25,
@@ -125,7 +128,7 @@ class Acf(Detector):
         self.canvas, self.object, self.stages, self.shrink = window, inner, stages, shrink
         self.reject, self.covered, self.score_floor = reject, covered, score_floor
         self.limit, self.limit_per_class, self.calibration, self.share = limit, limit_per_class, calibration, share
-        self.positives, self.negatives, self.per_image = positives, negatives, per_image
+        self.images, self.positives, self.negatives, self.per_image = images, positives, negatives, per_image
         self.free, self.jitter = free, jitter
         self.pyramids = ChannelPyramids(
             window,
@@ -174,12 +177,12 @@ class Acf(Detector):
                     windows = windows[best]
                 own = self._boxes(pyramid, windows, label)
                 kept = suppress_covered(own, score, self.covered, of="smaller", limit=self.limit)
-                kept = kept[score[kept].sigmoid() > self.score_floor]
+                kept = kept[_squashed(score[kept]) > self.score_floor]
                 boxes.append(frame.to_image(own[kept]))
                 sums.append(score[kept])
                 labels.append(torch.full_like(windows[kept], label))
             answers.append(
-                Detections.ranked(torch.cat(boxes), torch.cat(sums).sigmoid(), torch.cat(labels), self.limit)
+                Detections.ranked(torch.cat(boxes), _squashed(torch.cat(sums)), torch.cat(labels), self.limit)
             )
         return answers
 
@@ -229,7 +232,7 @@ class Acf(Detector):
             ValueError: A class has no object.
         """
         chance = np.random.default_rng(seed)
-        order = [int(index) for index in chance.permutation(len(dataset))]
+        order = [int(index) for index in chance.permutation(len(dataset))[: self.images]]
         self._choose_shapes([dataset[index][1] for index in order])
         objects = self._objects(dataset, order, chance)
         kept: list[list[Tensor]] = [[] for _ in range(self.num_classes)]
@@ -322,6 +325,11 @@ class Acf(Detector):
         self.leaf[label] = 0
         leaf = np.where(np.abs(found.leaf).any(1, keepdims=True), found.leaf + self.calibration, 0)
         self.leaf[label, :trees] = torch.from_numpy(leaf).half().to(self.leaf)
+
+
+def _squashed(sums: Tensor) -> Tensor:
+    """From all numbers to those between 0 and 1; hundreds can still be told apart."""
+    return 0.5 + 0.5 * sums / (1 + sums.abs())
 
 
 def _track(indices: list[int], description: str) -> Iterator[int]:
