@@ -45,11 +45,11 @@ SMALL: Mapping[str, Any] = {
     "window": (20, 20),
     "largest_scale": 1.6,
     "stride": 2,
-    "stages": 14,
+    "stages": 12,
     "weak": 400,
     "features": 600,
     "positives": 1000,
-    "negatives": 1000,
+    "negatives": 800,
     "hit_rate": 0.99,
     "tolerated": 4,
 }
@@ -249,10 +249,13 @@ class ViolaJones(Detector):
     def _objects(self, dataset: _Images, chance: np.random.Generator) -> list[Tensor]:
         """Windows that hold an object, bytes `[P, rows, columns]` by class."""
         found = [Examples(self.positives) for _ in range(self.num_classes)]
-        # Twice, for the images are mirrored by chance.
-        order = np.concatenate([chance.permutation(len(dataset)) for _ in range(2)])
+        # Of few images each comes twice, for they are mirrored by chance.
+        order = np.concatenate([chance.permutation(len(dataset)) for _ in range(2)])[: max(len(dataset), 1000)]
         for index in self._track(order, "windows with objects"):
-            scan, _ = self._scan(*dataset[index], chance)
+            image, target = dataset[index]
+            if not any(found[label].wanted for label in target.labels.tolist()):
+                continue
+            scan, _ = self._scan(image, target, chance)
             for label in range(self.num_classes):
                 if found[label].wanted:
                     found[label].add(scan.take(label, scan.holding(label, self.positive_iou, _EACH)))
