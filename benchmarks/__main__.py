@@ -189,13 +189,26 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Images a step; more than 1 can change numbers in the last digits.")] = 1,
     multi_scale: Annotated[
         str | None,
-        typer.Option(help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco."),
+        typer.Option(
+            help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco; for "
+            "detectors of corners cornernet and centernet, keypoint_flip (their own way) and keypoint_single."
+        ),
     ] = None,
     soft_nms: Annotated[
         str | None, typer.Option(help="linear or gaussian: lower the scores of duplicates instead of removing them.")
     ] = None,
     soft_nms_sigma: Annotated[float, typer.Option(help="Of the Gaussian.")] = 0.5,
     soft_nms_iou: Annotated[float, typer.Option(help="Overlap from which the linear kind lowers.")] = 0.3,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="Error analysis of detectors of corners: tell them the true centers, heatmaps or heatmaps_and_offsets."
+        ),
+    ] = None,
+    misses: Annotated[
+        bool,
+        typer.Option("--misses", help="Miss rates against false positives; detectors of windows state them anyhow."),
+    ] = False,
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
@@ -215,7 +228,16 @@ def evaluate(
         images = open_dataset(dataset, split, data_root)
         subject = _subject(detector, dataset, weights, len(images.class_names), settings)
         record = run(
-            subject, images, device=device, batch=batch, multi_scale=multi_scale, soft_nms=softly, note=note, out=out
+            subject,
+            images,
+            device=device,
+            batch=batch,
+            multi_scale=multi_scale,
+            soft_nms=softly,
+            known=truth,  # type: ignore[arg-type]
+            misses=misses,
+            note=note,
+            out=out,
         )
         print_scores(record.metrics)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,21 +19,26 @@ from torch import Tensor
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
+from benchmarks.keypoints import KNOWN, Known, knowing
 from benchmarks.metrics import (
     MASKS,
     encode_masks,
     load_detections,
     load_ground_truth,
     mask_ap,
+    match,
+    miss_rates,
     proposal_recall,
     score,
 )
+from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
-from benchmarks.multiscale import MultiScale, protocol_named
+from benchmarks.multiscale import protocol_named
 from benchmarks.proposals import remembering
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
 from ops.nms import Suppression, suppressing
+from ops.structures import Detections, Target
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
 
@@ -191,11 +197,13 @@ def detect(
     device: str = "cpu",
     batch: int = 1,
     limit: int | None = None,
+    told: Callable[[list[Tensor], list[Target]], list[Detections]] | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels).
 
-    Where the detector answers masks, each has its `segmentation` in compressed RLE.
+    Where the detector answers masks, each has its `segmentation` in compressed RLE. Given `told`, it answers in place
+    of `model(images)`, and is told what is in the images, by the labels of the detector.
     """
     categories = categories or category_of_label(dataset, model.num_classes)
     model.to(device).eval()
@@ -207,9 +215,13 @@ def detect(
         steps = track(list(steps), description=f"detecting on {dataset.name} {dataset.split}", console=console)
     for start in steps:
         indices = range(start, min(start + batch, count))
-        images = [dataset[index][0].to(device) for index in indices]
+        items = [dataset[index] for index in indices]
+        images = [image.to(device) for image, _ in items]
         with torch.inference_mode():
-            answers = model(images)
+            if told is None:
+                answers = model(images)
+            else:
+                answers = told(images, [_relabelled(target, dataset, categories).to(device) for _, target in items])
         for index, answer in zip(indices, answers, strict=True):
             boxes = answer.boxes.double().cpu()
             boxes[:, 2:] -= boxes[:, :2]
@@ -229,6 +241,14 @@ def detect(
                         }
                     )
     return rows
+
+
+def _relabelled(target: Target, dataset: Dataset, categories: tuple[int | None, ...]) -> Target:
+    """Objects of the classes that a detector knows, by its labels."""
+    own = {category: label for label, category in enumerate(categories) if category is not None}
+    labels = [own.get(dataset.category_ids[label], -1) for label in target.labels.tolist()]
+    found = replace(target, labels=torch.tensor(labels, dtype=torch.int64))
+    return found[found.labels >= 0]
 
 
 def propose(
@@ -256,6 +276,14 @@ def propose(
     return found
 
 
+def _windows(model: Detector, dataset: Dataset) -> int | None:
+    """How many windows a detector classifies in all images, over all classes; None for detectors that do not."""
+    if not model.classifies_windows:
+        return None
+    counts = Counter(dataset.size(index) for index in range(len(dataset)))
+    return sum(images * (model.num_boxes(size) or 0) for size, images in counts.items())
+
+
 def dataset_id(dataset: Dataset) -> DatasetId:
     """What a Record says of a dataset."""
     return DatasetId(
@@ -275,6 +303,8 @@ def evaluate(
     batch: int = 1,
     multi_scale: str | None = None,
     soft_nms: Suppression | None = None,
+    known: Known | None = None,
+    misses: bool = False,
     note: str = "",
     out: Path | None = None,
     quiet: bool = False,
@@ -289,9 +319,12 @@ def evaluate(
         dataset: Where.
         device: `cpu`, `cuda` or `cuda:N`.
         batch: Images a step.
-        multi_scale: Name of a protocol of `benchmarks.multiscale`: look at each image in several sizes. The Record says
-            so, in its name too.
+        multi_scale: Name of a protocol of `benchmarks.multiscale` or `benchmarks.keypoints`: look at each image in
+            several sizes. The Record says so, in its name too.
         soft_nms: What suppresses duplicates in place of the detector's hard NMS. The Record says so, in its name too.
+        known: What a detector of corners is told of each image, of `benchmarks.keypoints.KNOWN`: an error analysis. The
+            Record says so, in its name too.
+        misses: Measure miss rates against false positives, as is done anyhow for detectors that classify windows.
         note: What a reader of the Record must know besides what the subject says.
         out: Folder.
         quiet: Draw no progress.
@@ -299,12 +332,18 @@ def evaluate(
     Raises:
         EvaluationError: The dataset has none of the detector's classes, or the detector suppresses duplicates in a
             way of its own, which `soft_nms` cannot take the place of.
-        ValueError: There is no such protocol, or the detector cannot take its sizes.
+        ValueError: There is no such protocol, the detector cannot take its sizes, or it cannot be told the truth.
     """
     looks: dict[str, Any] = {}
-    if multi_scale is not None:
-        chosen = protocol_named(multi_scale)
-        subject = replace(subject, model=MultiScale(subject.model, chosen).eval())
+    told = None
+    chosen = None if multi_scale is None else protocol_named(multi_scale)
+    if known is not None:
+        tested = knowing(subject.model, known, chosen)
+        subject, told = replace(subject, model=tested.eval()), tested.told
+        looks["truth"] = {"name": f"true_{known}", "as": KNOWN[known]}
+    elif chosen is not None:
+        subject = replace(subject, model=chosen.over(subject.model).eval())
+    if chosen is not None:
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
     with remembering(subject.model, dataset, quiet=quiet):
@@ -315,14 +354,20 @@ def evaluate(
             if not asked.used:
                 raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
         with suppressing(soft_nms):
-            rows = detect(subject.model, dataset, categories=categories, device=device, batch=batch, quiet=quiet)
+            rows = detect(
+                subject.model, dataset, categories=categories, device=device, batch=batch, told=told, quiet=quiet
+            )
         proposes = hasattr(subject.model, "proposals")
         regions = propose(subject.model, dataset, device=device, quiet=quiet) if proposes else None
     truth = load_ground_truth(dataset.coco())
     if out is not None:
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
-    metrics = score(truth, load_detections(rows, truth))
+    results = load_detections(rows, truth)
+    metrics = score(truth, results)
     protocol = metrics.pop("protocol", {})
+    if misses or subject.model.classifies_windows:
+        metrics["misses"] = miss_rates(match(truth, results), truth.labels, _windows(subject.model, dataset))
+        protocol["misses"] = MISSES
     if subject.model.trains_on_masks and dataset.has_masks:
         metrics["masks"] = mask_ap(dataset.coco(), rows)
         protocol["masks"] = MASKS

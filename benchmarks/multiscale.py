@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.keypoints import KEYPOINT_PROTOCOLS, KeypointProtocol
 from ops.nms import Suppression, soft_nms
 from ops.snip import in_range
 from ops.structures import Detections, Target
@@ -121,6 +122,14 @@ class Protocol:
         ]
         return content
 
+    def over(self, model: Detector) -> MultiScale:
+        """The detector under this protocol.
+
+        Raises:
+            ValueError: It cannot take one of the inputs.
+        """
+        return MultiScale(model, self)
+
 
 _SOFT = Voting(floor=0.01)
 """RefineDet's tester takes the floor for COCO from a file that comes with each model; this is its default."""
@@ -186,15 +195,16 @@ inputs than their own, as SSD does, the last map of which cannot shrink. Then SN
 images: its ranges are as large a part of 160 pixels as those of the paper are of COCO's images."""
 
 
-def protocol_named(name: str) -> Protocol:
-    """The protocol of a name.
+def protocol_named(name: str) -> Protocol | KeypointProtocol:
+    """The protocol of a name, those of detectors of corners included.
 
     Raises:
         ValueError: There is none; the message lists those that there are.
     """
-    if name not in PROTOCOLS:
-        raise ValueError(f"multi-scale protocol {name!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
-    return PROTOCOLS[name]
+    known: dict[str, Protocol | KeypointProtocol] = {**PROTOCOLS, **KEYPOINT_PROTOCOLS}
+    if name not in known:
+        raise ValueError(f"multi-scale protocol {name!r} is unknown; choose one of {', '.join(known)}")
+    return known[name]
 
 
 class MultiScale(Detector):

@@ -84,6 +84,8 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         shares = dict(zip(found, _percent(found.values()), strict=True))
         rows = [list(shares.values()) + list(counts.values())]
         blocks.append(tabulate(rows, headers=[*shares, *counts], disable_numparse=True, stralign="right"))
+    if "misses" in scores:
+        blocks.append(_misses(scores["misses"]))
     if "masks" in scores:
         masks = tabulate([_percent(scores["masks"].values())], headers=list(scores["masks"]), disable_numparse=True)
         blocks.insert(1, f"Masks:\n{masks}")
@@ -128,6 +130,21 @@ def _totals(part: Mapping[str, Any], ends: Mapping[str, Any] | None) -> str:
 def _with_ends(value: float | None, ends: list[float] | None) -> str:
     (text,) = _percent([value])
     return text if ends is None else f"{text} ({100 * ends[0]:.1f}-{100 * ends[1]:.1f})"
+
+
+def _misses(part: Mapping[str, Any]) -> str:
+    """Miss rates, and what is found at a number of false positives."""
+    columns = {
+        "log-average": part["log_average"],
+        **{f"{rate} FPPI": value for rate, value in part["at_fppi"].items()},
+        **{f"{rate} FPPW": value for rate, value in part["at_fppw"].items()},
+    }
+    found = {f"{count} false": value for count, value in part["found_at"].items()}
+    tables = [
+        tabulate([_percent(row.values())], headers=list(row), disable_numparse=True, stralign="right")
+        for row in (columns, found)
+    ]
+    return f"Missed:\n{tables[0]}\n\nFound at so many false positives:\n{tables[1]}"
 
 
 def _percent(values: Any) -> list[str]:

@@ -24,7 +24,35 @@ def test_classwise_nms(benchmark):
     assert len(kept) == 200
 
 
-@pytest.mark.parametrize("pool", [top_pool, bottom_pool, left_pool, right_pool], ids=lambda pool: pool.__name__)
-def test_corner_pool(benchmark, pool):
-    x = torch.randn((1, 128, 128, 128), generator=torch.Generator().manual_seed(0))
-    assert benchmark(pool, x).shape == x.shape
+POOLS = {"top": (top_pool, -2, True), "bottom": (bottom_pool, -2, False), "left": (left_pool, -1, True)}
+POOLS["right"] = (right_pool, -1, False)
+
+
+def by_cummax(x, dim, flipped):
+    """What one would write without an operator of one's own."""
+    return x.flip(dim).cummax(dim).values.flip(dim) if flipped else x.cummax(dim).values
+
+
+@pytest.mark.parametrize("whose", ["ours", "cummax"])
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous_format"])
+@pytest.mark.parametrize("gradient", [False, True], ids=["forward", "forward+backward"])
+@pytest.mark.parametrize("name", POOLS)
+def test_corner_pool(benchmark, device, name, gradient, layout, whose):
+    """On the map of an input of 511 x 511; the hourglasses give channels_last."""
+    benchmark.group = f"{name} pool, {'forward and backward' if gradient else 'forward'}, {layout}, {device}"
+    pool, dim, flipped = POOLS[name]
+    generator = torch.Generator().manual_seed(0)
+    x, grad = (
+        torch.randn((1, 128, 128, 128), generator=generator).contiguous(memory_format=getattr(torch, layout)).to(device)
+        for _ in range(2)
+    )
+    x.requires_grad_(gradient)
+
+    def run():
+        out = pool(x) if whose == "ours" else by_cummax(x, dim, flipped)
+        found = torch.autograd.grad(out, x, grad)[0] if gradient else out
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        return found
+
+    assert benchmark(run).shape == x.shape

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Keypoints", "find_keypoints", "gaussian_heatmaps", "gaussian_radius", "local_peaks", "pair_corners"]
+__all__ = [
+    "Keypoints",
+    "Pairs",
+    "find_keypoints",
+    "gaussian_heatmaps",
+    "gaussian_radius",
+    "local_peaks",
+    "pair_corners",
+]
 
 
 class Keypoints(NamedTuple):
@@ -28,6 +36,22 @@ class Keypoints(NamedTuple):
     labels: Tensor
     points: Tensor
     tags: Tensor | None
+
+
+class Pairs(NamedTuple):
+    """The `N` best pairs of corners of each of `B` images, the surest first.
+
+    Attributes:
+        boxes: `[B, N, 4]`, in heatmap cells.
+        scores: `[B, N]`; -1 for pairs that are none.
+        labels: int64 `[B, N]`, the class of the top left corner.
+        corners: `[B, N, 2]`, the scores of the top left and of the bottom right corner.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    corners: Tensor
 
 
 def gaussian_radius(
@@ -131,16 +155,14 @@ def find_keypoints(heat: Tensor, offsets: Tensor, k: int, tags: Tensor | None = 
     return Keypoints(scores, places // (height * width), corner + offset, found)
 
 
-def pair_corners(
-    top_left: Keypoints, bottom_right: Keypoints, ae_threshold: float, limit: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def pair_corners(top_left: Keypoints, bottom_right: Keypoints, ae_threshold: float, limit: int) -> Pairs:
     """Boxes from all pairs of corners; a pair scores the mean of its two (CornerNet, section 3.1).
 
     A pair whose classes differ, whose tags are more than `ae_threshold` apart, or whose corners are the wrong way round
     scores -1.
 
     Returns:
-        The `limit` best of each image: boxes `[B, N, 4]` in heatmap cells, scores `[B, N]`, classes `[B, N]`.
+        The `limit` best of each image.
     """
     if top_left.tags is None or bottom_right.tags is None:
         raise ValueError("pair_corners: both kinds of corner need tags")
@@ -151,8 +173,12 @@ def pair_corners(
     alike = labels == bottom_right.labels[:, None]
     alike &= (top_left.tags[:, :, None] - bottom_right.tags[:, None]).abs() <= ae_threshold
     alike &= (high >= low).all(-1)
-    scores = (top_left.scores[:, :, None] + bottom_right.scores[:, None]) / 2
-    scores = torch.where(alike, scores, scores.new_tensor(-1.0)).flatten(1)
+    one = top_left.scores[:, :, None].expand(batch, first, second)
+    corners = torch.stack([one, bottom_right.scores[:, None].expand_as(one)], -1)
+    scores = torch.where(alike, corners.sum(-1) / 2, corners.new_tensor(-1.0)).flatten(1)
     scores, rows = scores.topk(min(limit, first * second))
-    boxes = torch.cat([low, high], -1).flatten(1, 2).gather(1, rows[:, :, None].expand(-1, -1, 4))
-    return boxes, scores, labels.flatten(1).gather(1, rows)
+
+    def chosen(values: Tensor) -> Tensor:
+        return values.flatten(1, 2).gather(1, rows[:, :, None].expand(-1, -1, values.shape[-1]))
+
+    return Pairs(chosen(torch.cat([low, high], -1)), scores, labels.flatten(1).gather(1, rows), chosen(corners))

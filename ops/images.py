@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Batch", "Frame", "letterbox", "normalise", "resize_short_side", "stack", "warp"]
+__all__ = ["Batch", "Frame", "letterbox", "normalise", "resize_short_side", "stack", "unscaled", "warp"]
 
 
 @dataclass(frozen=True)
@@ -136,3 +136,9 @@ def stack(placed: Sequence[tuple[Tensor, Frame]], divisor: int = 1) -> Batch:
     for row, (image, _) in zip(pixels, placed, strict=True):
         row[:, : image.shape[-2], : image.shape[-1]] = image
     return Batch(pixels, tuple(frame for _, frame in placed))
+
+
+def unscaled(images: Sequence[Tensor]) -> Batch:
+    """Images as they are, for detectors that make a pyramid of each; `Frame.inner` tells where the padding begins."""
+    sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+    return stack([(image, Frame(size, size, (1.0, 1.0))) for image, size in zip(images, sizes, strict=True)])

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-__all__ = ["associative_embedding", "iog", "penalty_reduced_focal", "repel_boxes", "repel_objects", "smooth_ln"]
+__all__ = [
+    "associative_embedding",
+    "iog",
+    "pair_log_iou",
+    "penalty_reduced_focal",
+    "repel_boxes",
+    "repel_objects",
+    "smooth_ln",
+]
 
 
 def penalty_reduced_focal(logits: Tensor, heat: Tensor, alpha: float = 2.0, beta: float = 4.0) -> Tensor:
@@ -86,6 +94,17 @@ def iog(boxes: Tensor, objects: Tensor) -> Tensor:
     sides = torch.minimum(boxes[:, 2:], objects[:, 2:]) - torch.maximum(boxes[:, :2], objects[:, :2])
     area = (objects[:, 2:] - objects[:, :2]).prod(1)
     return sides.clamp(min=0).prod(1) / area.clamp(min=1e-6)
+
+
+def pair_log_iou(boxes: Tensor, objects: Tensor, eps: float = 1e-6) -> Tensor:
+    """`-ln IoU` of boxes `[N, 4]` and objects `[N, 4]`, row by row (UnitBox's loss, for boxes that share no point).
+
+    Without overlap the loss is `-ln eps` and has no gradient.
+    """
+    sides = torch.minimum(boxes[:, 2:], objects[:, 2:]) - torch.maximum(boxes[:, :2], objects[:, :2])
+    shared = sides.clamp(min=0).prod(1)
+    areas = sum((rows[:, 2:] - rows[:, :2]).prod(1) for rows in (boxes, objects))
+    return -(shared / (areas - shared).clamp(min=eps)).clamp(min=eps).log()
 
 
 def repel_objects(predicted: Tensor, proposals: Tensor, own: Tensor, objects: Tensor, sigma: float = 1.0) -> Tensor:

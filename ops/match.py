@@ -1,11 +1,11 @@
-"""Which object each reference box is to find. All functions read a matrix of overlaps `[objects, references]`."""
+"""Which object each reference box is to find. Functions read a matrix `[objects, references]`: overlaps or costs."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ["BETWEEN", "bipartite_match", "multibox_match", "threshold_match"]
+__all__ = ["BETWEEN", "bipartite_match", "multibox_match", "optimal_match", "threshold_match"]
 
 BETWEEN = -2
 """What `threshold_match` says of a reference that overlaps too much for a negative and too little for a positive."""
@@ -40,6 +40,28 @@ def bipartite_match(iou: Tensor, least: float = 1e-6) -> Tensor:
         free[mutual] = -1
         free[:, best[mutual]] = -1
     return matches
+
+
+def optimal_match(cost: Tensor) -> Tensor:
+    """Pair objects with references one to one so that the sum of costs is least (the Hungarian method).
+
+    Args:
+        cost: `[M, N]`, finite; lower is better. With more objects than references, some objects get none.
+
+    Returns:
+        int64 `[N]`: the object of each reference, or -1.
+
+    Raises:
+        ValueError: A cost is not finite.
+    """
+    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+
+    if not torch.isfinite(cost).all():
+        raise ValueError("optimal_match: a cost is not finite; look for diverged predictions or boxes")
+    matches = torch.full((cost.shape[1],), -1, dtype=torch.int64)
+    objects, references = linear_sum_assignment(cost.detach().cpu().double().numpy())
+    matches[torch.from_numpy(references)] = torch.from_numpy(objects)
+    return matches.to(cost.device)
 
 
 def multibox_match(iou: Tensor, threshold: float | None = 0.5) -> Tensor:

@@ -26,12 +26,35 @@ def _scan(x: Tensor, dim: int, backwards: bool) -> Tensor:
     return x
 
 
+def _line_by_line(x: Tensor, dim: int) -> bool:
+    # A GPU wants few large steps, a processor few bytes; where neighbours lie side by side, lines are slow to gather.
+    return x.device.type == "cpu" and x.stride(dim) > 1
+
+
+def _scan_lines(x: Tensor, dim: int, backwards: bool) -> Tensor:
+    """As `_scan`, into a new tensor, one line after the other."""
+    best = torch.empty_like(x)
+    steps = list(zip(x.unbind(dim), best.unbind(dim), strict=True))
+    (first, before), *others = reversed(steps) if backwards else steps
+    before.copy_(first)
+    for line, out in others:
+        before = torch.maximum(before, line, out=out)
+    return best
+
+
+def _grew(best: Tensor, dim: int, backwards: bool) -> tuple[Tensor, int]:
+    """Where a running maximum is more than one step before, for all steps but the first, and where these lie."""
+    length = best.shape[dim]
+    near, far = best.narrow(dim, 0, length - 1), best.narrow(dim, 1, length - 1)
+    return (near > far, 0) if backwards else (far > near, 1)
+
+
 class _RunningMax(torch.autograd.Function):
-    # Written out because torch.cummax is several times slower and gives tied gradients to the last that it meets.
+    # Written out because torch.cummax is slower and gives tied gradients to the last that it meets.
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, dim: int, backwards: bool) -> Tensor:
-        best = _scan(x.clone(), dim, backwards)
+        best = _scan_lines(x, dim, backwards) if _line_by_line(x, dim) else _scan(x.clone(), dim, backwards)
         ctx.save_for_backward(best)
         ctx.dim, ctx.backwards = dim, backwards
         return best
@@ -39,19 +62,39 @@ class _RunningMax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (best,) = ctx.saved_tensors
-        dim, backwards, length = ctx.dim, ctx.backwards, best.shape[ctx.dim]
-        # Each element's source is the last place where the maximum grew: a running maximum again, over scan steps.
-        steps = torch.arange(length, device=best.device, dtype=torch.int16 if length < 2**15 else torch.int32)
-        steps = (steps.flip(0) if backwards else steps).view([-1 if axis == dim else 1 for axis in range(best.ndim)])
-        near, far = best.narrow(dim, 0, length - 1), best.narrow(dim, 1, length - 1)
-        first = 0 if backwards else 1
-        grew = near > far if backwards else far > near
-        source = torch.zeros_like(best, dtype=steps.dtype)
-        source.narrow(dim, first, length - 1).copy_(grew * steps.narrow(dim, first, length - 1))
-        source = _scan(source, dim, backwards).long()
-        if backwards:
-            source = length - 1 - source
-        return torch.zeros_like(grad).scatter_add_(dim, source, grad), None, None
+        route = _route_lines if _line_by_line(best, ctx.dim) else _route
+        return route(best, grad, ctx.dim, ctx.backwards), None, None
+
+
+def _route(best: Tensor, grad: Tensor, dim: int, backwards: bool) -> Tensor:
+    """Gradient of a running maximum: each element's goes to the last place where the maximum grew."""
+    # That place is a running maximum again, over scan steps.
+    length = best.shape[dim]
+    steps = torch.arange(length, device=best.device, dtype=torch.int16 if length < 2**15 else torch.int32)
+    steps = (steps.flip(0) if backwards else steps).view([-1 if axis == dim else 1 for axis in range(best.ndim)])
+    grew, start = _grew(best, dim, backwards)
+    source = torch.zeros_like(best, dtype=steps.dtype)
+    source.narrow(dim, start, length - 1).copy_(grew * steps.narrow(dim, start, length - 1))
+    source = _scan(source, dim, backwards).long()
+    if backwards:
+        source = length - 1 - source
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    return torch.zeros_like(grad, dtype=wide).scatter_add_(dim, source, grad.to(wide)).to(grad.dtype)
+
+
+def _route_lines(best: Tensor, grad: Tensor, dim: int, backwards: bool) -> Tensor:
+    """As `_route`, against the scan: what was gathered so far is handed over wherever the maximum grew."""
+    wide = torch.promote_types(grad.dtype, torch.float32)
+    mask, out = torch.ones_like(best, dtype=wide), torch.empty_like(best, dtype=wide)
+    grew, start = _grew(best, dim, backwards)
+    mask.narrow(dim, start, best.shape[dim] - 1).copy_(grew)
+    steps = list(zip(grad.to(wide).unbind(dim), mask.unbind(dim), out.unbind(dim), strict=True))
+    gathered = torch.zeros_like(out.select(dim, 0))
+    for line, taken, answer in steps if backwards else reversed(steps):
+        gathered += line
+        torch.mul(gathered, taken, out=answer)
+        gathered -= answer
+    return out.to(grad.dtype)
 
 
 def _running_max(x: Tensor, dim: int, backwards: bool) -> Tensor:

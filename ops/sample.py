@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["balanced_sample", "hardest", "seed_of"]
+__all__ = ["balanced_sample", "half_hard", "hardest", "seed_of"]
 
 
 def seed_of(*parts: int) -> int:
@@ -49,3 +49,31 @@ def balanced_sample(positive: Tensor, negative: Tensor, count: int, positive_sha
     positives = positives[torch.randperm(len(positives), device=positives.device)[: int(count * positive_share)]]
     negatives = negatives[torch.randperm(len(negatives), device=negatives.device)[: count - len(positives)]]
     return positives, negatives
+
+
+def half_hard(losses: Tensor, candidates: Tensor, count: int, share: float = 0.01) -> Tensor:
+    """Choose `count` candidates: half from those of largest loss, half from the rest (DenseBox, section 3.3).
+
+    Where one kind runs short, the other takes its places. Chance comes from torch's generator of the tensors' device.
+
+    Args:
+        losses: Any shape.
+        candidates: bool, same shape.
+        count: How many, fewer where there are not enough.
+        share: Of all elements, candidates or not: so many candidates of largest loss are hard.
+
+    Returns:
+        bool, same shape.
+    """
+    flat = losses.detach().flatten().masked_fill(~candidates.flatten(), -torch.inf)
+    enters = candidates.flatten()
+    ranked = flat.topk(min(round(share * flat.numel()), int(enters.sum()))).indices
+    easy = enters.clone()
+    easy[ranked] = False
+    hard, rest = ranked, easy.nonzero()[:, 0]
+    count = min(count, len(hard) + len(rest))
+    from_hard = min(max(count // 2, count - len(rest)), len(hard))
+    taken = torch.zeros_like(enters)
+    for pool, number in ((hard, from_hard), (rest, count - from_hard)):
+        taken[pool[torch.randperm(len(pool), device=pool.device)[:number]]] = True
+    return taken.reshape(candidates.shape)

@@ -74,15 +74,20 @@ class Detections(_Rows):
         scores: float32 `[N]`, descending.
         labels: int64 `[N]`, 0 to C-1.
         masks: bool `[N, H, W]`, or None.
+        quads: float32 `[N, 4, 2]`, or None: corners `(x, y)` in pixels, clockwise as one sees them, of detectors whose
+            boxes may be turned. `boxes` are then the upright boxes around them, cut to the image.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    quads: Tensor | None = None
 
     def __post_init__(self) -> None:
         _check_boxes("Detections", self.boxes, self.labels)
+        if self.quads is not None and self.quads.shape != (len(self.boxes), 4, 2):
+            raise ValueError(f"Detections: quads must be [{len(self.boxes)}, 4, 2], got {tuple(self.quads.shape)}")
         if self.scores.shape != self.labels.shape:
             raise ValueError(f"Detections: {tuple(self.scores.shape)} scores for {len(self)} boxes")
 

@@ -171,7 +171,7 @@ class Shelf:
 
     @cached_property
     def _distinct(self) -> tuple[Entry, ...]:
-        """Accuracy Records without repetition.
+        """Accuracy Records without repetition; of tests alone, as a detector that was told the truth is not tested.
 
         The same weights on the same images are one result, whatever the machine; a run of the reader's own counts as
         another as soon as it differs in print.
@@ -182,6 +182,8 @@ class Shelf:
         kept: dict[tuple[object, ...], Entry] = {}
         for entry in self.of("accuracy"):
             record = entry.record
+            if record.truth:
+                continue
             if record.dataset is None:
                 raise entry.wrong("dataset", None, "the data set that was tested on")
             precision = None if record.hardware is None else record.hardware.precision

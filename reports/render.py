@@ -19,6 +19,7 @@ from reports.records import NOT_MEASURED, UNDEFINED, Entry, Shelf
 from reports.sections import Grid, Plot, Section, checkpoints, front, leaderboards
 from reports.seeds import repeated
 from reports.two_stage import ablations, line, read_chosen
+from reports.windows import windows
 
 __all__ = ["render", "stale"]
 
@@ -50,6 +51,7 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
         *amounts(shelf),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),
+        windows(),
         *appendix(shelf),
     ]
     return {"tables.md": _markdown(sections), "index.html": _html(sections)}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -27,8 +26,10 @@ from zoo import CATALOG, build
 from zoo.detector import Detector
 from zoo.download import DownloadError, SourcePackage, cache_folder, fetch_file, mirror_folders
 from zoo.formats.caffe import CaffeError, load_caffe
+from zoo.formats.cornernet import describe, read_cornernet
 from zoo.formats.darknet import DarknetError, read_weights
 from zoo.formats.detectron import DetectronError, read_detectron
+from zoo.formats.state_dict import StateDictError, read_state_dict
 
 __all__ = [
     "SHIPPED",
@@ -52,7 +53,7 @@ __all__ = [
 SHIPPED = Path(__file__).parent / "weights"
 """Where the project's own checkpoints lie: `DETECTOR_small.DATASET.safetensors`."""
 
-Format = Literal["safetensors", "torch", "darknet", "caffe", "detectron"]
+Format = Literal["safetensors", "torch", "darknet", "caffe", "detectron", "cornernet"]
 
 _KNOWN = Path(__file__).parent / "weights.toml"
 _SUFFIXES: dict[str, Format] = {
@@ -228,13 +229,15 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
             take Caffe's by `caffe_names()` what they are called there, and by `after_caffe()`, if anything is left to
             do, what.
         path: Safetensors, a state dict of torch (bare, or under `state_dict` or `model`, with or without the
-            `module.` of a parallel wrapper), Darknet's weights, a caffemodel, or a pickle of Detectron or detectron2.
-        format: Which of them; left out, the file's ending and its first bytes tell.
+            `module.` of a parallel wrapper), Darknet's weights, a caffemodel, a pickle of Detectron or detectron2, or a
+            checkpoint of CornerNet's or CenterNet's authors.
+        format: Which of them; left out, the file's ending and its first bytes tell, and what kind of `.pkl` it is the
+            detector (`Detector.pickle_format`).
 
     Raises:
         CheckpointError: The file is missing, damaged or of another network.
     """
-    format = format or _format_of(path)
+    format = format or _format_of(path, model)
     if format == "darknet":
         layers = getattr(model, "darknet_layers", None)
         if layers is None:
@@ -263,11 +266,21 @@ def load_into(model: nn.Module, path: Path, format: Format | None = None) -> Non
         except DetectronError as error:
             raise CheckpointError(str(error)) from error
         return
-    state = _read_safetensors(path)[0] if format == "safetensors" else _read_torch(path)
+    if format == "safetensors":
+        _fill(model, _read_safetensors(path)[0], path)
+        return
+    try:
+        state = read_cornernet(path) if format == "cornernet" else read_state_dict(path)
+    except StateDictError as error:
+        raise CheckpointError(str(error)) from error
+    if format == "cornernet" and (theirs := describe(state)) != (ours := describe(model.state_dict())):
+        raise CheckpointError(f"{path}: holds {theirs}, and the detector is {ours}; build the one that the file is of")
     _fill(model, state, path)
 
 
-def _format_of(path: Path) -> Format:
+def _format_of(path: Path, model: nn.Module) -> Format:
+    if path.suffix == ".pkl" and isinstance(model, Detector):
+        return model.pickle_format
     if path.suffix in _SUFFIXES:
         return _SUFFIXES[path.suffix]
     try:
@@ -290,29 +303,6 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: there is no such file; train the detector, or fetch its weights") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: no whole safetensors file ({error}); get the file anew") from error
-
-
-def _read_torch(path: Path) -> dict[str, Tensor]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such file; fetch the weights first") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).splitlines() or ["it ends too early"])[0]
-        raise CheckpointError(f"{path}: no whole state dict of torch ({reason}); download the file again") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path}: holds {type(content).__name__} instead of a state dict; give another file")
-    for name, value in content.items():
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"{path}: {name}: {type(value).__name__} instead of a tensor; give a plain state dict"
-            )
-    if all(name.startswith("module.") for name in content):
-        return {name.removeprefix("module."): value for name, value in content.items()}
-    return dict(content)
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:

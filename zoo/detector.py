@@ -60,10 +60,15 @@ class Detector(nn.Module):
         trains_on_ignored: Whether objects marked `ignore` are objects to learn from. SSD learns from VOC's difficult
             objects; most others leave them out.
         trains_on_masks: Whether its targets must bring masks, in the pixels of their images.
+        classifies_windows: Whether it says yes or no to each window of a scan, `num_boxes` of them, so that false
+            positives a window mean something; miss rates are then measured without being asked for.
+        pickle_format: What a checkpoint of it that ends in `.pkl` is, of `zoo.checkpoints.Format`.
     """
 
     trains_on_ignored: bool = False
     trains_on_masks: bool = False
+    classifies_windows: bool = False
+    pickle_format: Literal["detectron", "cornernet"] = "detectron"
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

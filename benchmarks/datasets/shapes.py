@@ -5,8 +5,8 @@ IEEE doubles taken element by element, so that no version of a library can move 
 cache folder, in VOC's and in COCO's layout, and read back by the loaders of the real sets.
 
 `mix` is the default scene and its three splits are frozen: every shipped checkpoint rests on them. The other scenes
-serve single questions (crowds, pairs, concentric objects, bent forms, a sweep of sizes); each has a test split of 500
-images, named like the scene, and a training split `<scene>-train`.
+serve single questions (crowds, pairs, concentric objects, bent forms, a sweep of sizes, bars at any angle); each has a
+test split of 500 images, named like the scene, and a training split `<scene>-train`.
 """
 
 from __future__ import annotations
@@ -117,6 +117,10 @@ SCENES: dict[str, Scene] = {
     "sweep": Scene(
         side=448, forms=(0,), objects=(1, 3), area=(13, 125_000), large=0.0, difficult=0.0, clump=0.0, stretch=1.1,
         bend=0.0, seed=7,
+    ),
+    "turned": Scene(
+        forms=(7,), objects=(2, 8), area=(120, 3200), large=0.0, difficult=0.0, clump=0.0, bend=0.0, hidden=0.3,
+        whole=True, seed=8,
     ),
 }  # fmt: skip
 

@@ -21,6 +21,7 @@ from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
 from benchmarks.metrics.intervals import intervals_of
 from benchmarks.metrics.masks import MASKS, encode_masks, mask_ap, read_masks
 from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, Matches, match
+from benchmarks.metrics.miss_rate import miss_rates
 from benchmarks.metrics.proposals import proposal_recall
 from benchmarks.metrics.voc import voc_average_precision
 
@@ -39,6 +40,7 @@ __all__ = [
     "load_ground_truth",
     "mask_ap",
     "match",
+    "miss_rates",
     "proposal_recall",
     "read_masks",
     "score",

@@ -67,7 +67,8 @@ class Record(_Frozen):
         dataset: The images; None for cost.
         protocol: Every setting that the metric depends on (accuracy), or that the time depends on (latency). Under
             `multi_scale`, where the detector looked at every image in several sizes, is what it looked at; under
-            `suppression`, where duplicates were not suppressed in the detector's own way, is how.
+            `suppression`, where duplicates were not suppressed in the detector's own way, is how; under `truth`, where
+            it was told a part of what it should find, is which.
         hardware: The machine; None for cost, which depends on none.
         seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
         learned_from: Images that the checkpoint learned from, where these are fewer than the training split has.
@@ -103,7 +104,7 @@ class Record(_Frozen):
     @field_validator("protocol")
     @classmethod
     def _names_what_was_changed(cls, protocol: dict[str, Any]) -> dict[str, Any]:
-        for entry in ("multi_scale", "suppression"):
+        for entry in ("multi_scale", "suppression", "truth"):
             found = protocol.get(entry)
             if found is not None and not (isinstance(found, dict) and isinstance(found.get("name"), str)):
                 raise ValueError(f"{entry} is {found!r}, which names no protocol")
@@ -120,8 +121,11 @@ class Record(_Frozen):
         again += f".of-{self.learned_from}" if self.learned_from else ""
         scales = f".{self.multi_scale}" if self.multi_scale else ""
         suppressed = f".{self.suppression}" if self.suppression else ""
+        told = f".{self.truth}" if self.truth else ""
         beside = "".join(f".{name}" for name in self.protocol.get("beside", ()))
-        return f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{beside}"
+        return (
+            f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{told}{beside}"
+        )
 
     @property
     def multi_scale(self) -> str | None:
@@ -133,6 +137,12 @@ class Record(_Frozen):
     def suppression(self) -> str | None:
         """Name of what suppressed duplicates in place of the detector's own way; None for its own."""
         found = self.protocol.get("suppression")
+        return None if found is None else str(found["name"])
+
+    @property
+    def truth(self) -> str | None:
+        """Name of what the detector was told of the truth, which makes this an error analysis; None for a test."""
+        found = self.protocol.get("truth")
         return None if found is None else str(found["name"])
 
     def write(self, folder: Path) -> Path:

@@ -367,6 +367,14 @@ def test_voc_of_crowded_images_equals_its_slow_definition(seed: int) -> None:
     assert_equal_to_slow_voc(*crowded(seed))
 
 
+def test_the_lectures_example_of_ap() -> None:
+    """Right, right, wrong, wrong, right, with three objects; the lecture cuts 13/15 to 0.86."""
+    gt = ground_truth([{"bbox": [100 * i, 0, 50, 50]} for i in range(3)])
+    places = ([0, 0, 50, 50], [100, 0, 50, 50], [0, 200, 50, 50], [100, 200, 50, 50], [200, 0, 50, 50])
+    detections = found(*((box, 0.9 - i / 10) for i, box in enumerate(places)))
+    assert score(gt, detections)["voc"]["mAP10"] == pytest.approx(13 / 15)
+
+
 def test_voc_judges_by_the_best_object_even_if_taken() -> None:
     gt = ground_truth([{"bbox": [0, 0, 100, 100]}, {"bbox": [20, 0, 100, 100]}])
     # Both detections overlap the first object most; the second one overlaps the other object with IoU 95/145.

@@ -285,6 +285,20 @@ def test_cornernet_window_follows_the_paper() -> None:
     )
 
 
+def test_cornernet_draws_from_eight_scales() -> None:
+    """0.6 to 1.3 in steps of 0.1: the 1.4 that ends the authors' range is not in it."""
+    torch.manual_seed(1)
+    target = Target(torch.tensor([[190.0, 190, 210, 210]]), torch.tensor([0]))
+    seen = set()
+    for _ in range(100):
+        _, moved = cornernet_augment(torch.zeros(3, 400, 400), target, size=100, border=190)
+        x1, y1, x2, y2 = moved.boxes[0].tolist() if len(moved) else (0.0, 0.0, 0.0, 0.0)
+        if min(x1, y1) > 0 and max(x2, y2) < 98:
+            assert x2 - x1 == pytest.approx(y2 - y1, abs=1e-3)
+            seen.add(round(20 / (x2 - x1), 1))
+    assert seen == {0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3}
+
+
 def test_zoom_keeps_within_its_range() -> None:
     torch.manual_seed(4)
     widths = []

@@ -74,6 +74,9 @@ def test_bumps() -> None:
     torch.testing.assert_close(
         bump(2, 1 / 5, 5)[1, :3], torch.tensor([0.082085, 0.367879, 0.606531]), atol=1e-6, rtol=0
     )
+    torch.testing.assert_close(
+        bump(2, 1 / 5, 5)[0, :3], torch.tensor([0.018316, 0.082085, 0.135335]), atol=1e-6, rtol=0
+    )
     assert bump(2, 1 / 6, 9)[1].abs().sum() == 0
 
 
@@ -150,11 +153,12 @@ def test_tiny_decoding() -> None:
     br_tags[0, 0, 6, 6], br_tags[0, 0, 3, 4], br_tags[0, 0, 5, 6] = 1.3, 1.6, -0.2
     top_left = find_keypoints(heats["tl"], torch.full((1, 2, 8, 8), 0.25), 3, tl_tags)
     bottom_right = find_keypoints(heats["br"], torch.full((1, 2, 8, 8), 0.5), 3, br_tags)
-    boxes, scores, labels = pair_corners(top_left, bottom_right, 0.5, 9)
+    boxes, scores, labels, corners = pair_corners(top_left, bottom_right, 0.5, 9)
     torch.testing.assert_close(scores[0], torch.tensor([0.8, 0.7, 0.6, *[-1.0] * 6]))
     expected = torch.tensor([[1.25, 1.25, 6.5, 6.5], [3.25, 2.25, 6.5, 5.5], [5.25, 5.25, 6.5, 6.5]])
     assert torch.equal(boxes[0, :3], expected)
     assert labels[0, :3].tolist() == [0, 1, 0]
+    torch.testing.assert_close(corners[0, :3], torch.tensor([[0.9, 0.7], [0.8, 0.6], [0.5, 0.7]]))
     centers = find_keypoints(heats["ct"], torch.full((1, 2, 8, 8), 0.1), 3)
     torch.testing.assert_close(centers.points[0, :2], torch.tensor([[3.1, 3.1], [4.1, 3.1]]))
     torch.testing.assert_close(centers.scores[0, :2], torch.tensor([0.8, 0.5]))
@@ -173,8 +177,10 @@ def test_pairs_equal_the_loop() -> None:
         )
 
     first, second = corners(12), corners(15)
-    boxes, scores, labels = pair_corners(first, second, 0.5, 1000)
+    boxes, scores, labels, corners = pair_corners(first, second, 0.5, 1000)
     assert boxes.shape == (2, 180, 4)
+    stands = scores >= 0
+    torch.testing.assert_close(corners.mean(-1)[stands], scores[stands])
     assert first.tags is not None
     assert second.tags is not None
     for image in range(2):

@@ -67,11 +67,21 @@ def slow_pool(x: Tensor, grad: Tensor, name: str) -> tuple[Tensor, Tensor]:
     return out, back
 
 
+LAYOUTS = {
+    "rows": lambda x: x,
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "columns": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+}
+
+
 @pytest.mark.parametrize("name", POOLS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("shape", [(7, 5), (1, 6), (6, 1), (16, 33)])
-def test_equals_the_loop_with_ties(name: str, shape: tuple[int, int]) -> None:
+def test_equals_the_loop_with_ties(name: str, layout: str, shape: tuple[int, int]) -> None:
+    """In both layouts of memory: that in which a line's pixels lie side by side has another way of its own."""
     generator = torch.Generator().manual_seed(3)
-    x = torch.randint(-2, 3, (2, 3, *shape), generator=generator).double().requires_grad_()
+    values = torch.randint(-2, 3, (2, 3, *shape), generator=generator).double()
+    x = LAYOUTS[layout](values).requires_grad_()
     grad = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     out = POOLS[name](x)
     out.backward(grad)
@@ -105,6 +115,39 @@ def test_whole_lines_are_two_pools_in_series(whole: object, first: object, secon
 def test_gradient_agrees_with_differences(name: str) -> None:
     x = torch.randn((1, 2, 5, 4), dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(POOLS[name], (x,))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", POOLS)
+def test_both_ways_agree_on_real_numbers(name: str, layout: str) -> None:
+    """Where nothing ties, values and gradients are those of torch.cummax on the flipped map."""
+    dim, flipped = (-2 if name in ("top", "bottom") else -1), name in ("top", "left")
+    generator = torch.Generator().manual_seed(5)
+    values = torch.randn((2, 4, 20, 13), generator=generator)
+    grad = torch.randn(values.shape, generator=generator)
+    answers = []
+    for function in (
+        POOLS[name],
+        lambda x: x.flip(dim).cummax(dim).values.flip(dim) if flipped else x.cummax(dim).values,
+    ):
+        x = LAYOUTS[layout](values.clone()).requires_grad_()
+        out = function(x)
+        out.backward(grad)
+        answers.append((out.detach(), x.grad))
+    assert torch.equal(answers[0][0], answers[1][0])
+    torch.testing.assert_close(answers[0][1], answers[1][1])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_half_precision_gathers_in_full(layout: str) -> None:
+    x = torch.zeros(1, 2, 300, 3)
+    x[:, :, -1] = 1
+    low = LAYOUTS[layout](x.bfloat16()).requires_grad_()
+    out = top_pool(low)
+    out.backward(torch.ones_like(out))
+    assert out.dtype == low.grad.dtype == torch.bfloat16
+    # 256 and 1 are 256 in eight bits of precision; the maximum of each column has all 300.
+    assert float(low.grad[0, 0, -1, 0]) == 300.0
 
 
 @pytest.mark.parametrize("name", POOLS)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou, nms
 
-from ops.nms import Suppression, classwise_nms, classwise_soft_nms, soft_nms, suppressing
+from ops.nms import Suppression, classwise_nms, classwise_soft_nms, soft_nms, soft_nms_merge, suppressing
 
 SIX = torch.tensor(
     [
@@ -183,3 +183,65 @@ def test_a_suppression_says_what_it_is() -> None:
 def test_impossible_settings(settings: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="soft NMS"):
         Suppression(**settings)  # type: ignore[arg-type]
+
+
+def slow_merge(rows: list[list[float]], sigma: float, floor: float, exponent: float) -> list[list[float]]:
+    """The Gaussian kind on rows (x1, y1, x2, y2, score, top left, bottom right) of one class, borders included."""
+    rows, taken = [list(row) for row in rows], []
+    while rows:
+        best = max(rows, key=lambda row: row[4])
+        rows.remove(best)
+        sums, weights = [side * best[5 + i // 2] for i, side in enumerate(best[:4])], best[5:]
+        for row in list(rows):
+            across = min(best[2], row[2]) - max(best[0], row[0]) + 1
+            down = min(best[3], row[3]) - max(best[1], row[1]) + 1
+            if across <= 0 or down <= 0:
+                continue
+            areas = [(r[2] - r[0] + 1) * (r[3] - r[1] + 1) for r in (best, row)]
+            kept = math.exp(-((across * down / (sum(areas) - across * down)) ** 2) / sigma)
+            share = (1 - kept) ** exponent
+            sums = [s + share * row[i] * row[5 + i // 2] for i, s in enumerate(sums)]
+            weights = [w + share * row[5 + i] for i, w in enumerate(weights)]
+            row[4] *= kept
+            if row[4] < floor:
+                rows.remove(row)
+        taken.append([s / weights[i // 2] for i, s in enumerate(sums)] + [best[4]])
+    return taken
+
+
+@pytest.mark.parametrize("exponent", [10.0, 2.0])
+def test_merging_equals_the_loop(exponent: float) -> None:
+    generator = torch.Generator().manual_seed(4)
+    low = 60 * torch.rand((40, 2), generator=generator, dtype=torch.float64)
+    boxes = torch.cat([low, low + 10 + 50 * torch.rand((40, 2), generator=generator, dtype=torch.float64)], 1)
+    corners = torch.rand((40, 2), generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 2, (40,), generator=generator)
+    scores = 0.01 + torch.rand(40, generator=generator, dtype=torch.float64)
+    options = {"method": "gaussian", "sigma": 0.5, "floor": 0.001, "extent": 1.0}
+    kept, rescored, moved = soft_nms_merge(boxes, scores, corners, labels=labels, exponent=exponent, **options)  # type: ignore[arg-type]
+    again, same = soft_nms(boxes, scores, labels=labels, **options)  # type: ignore[arg-type]
+    assert torch.equal(kept, again)
+    assert torch.equal(rescored, same)
+    for label in range(2):
+        rows = torch.cat([boxes, scores[:, None], corners], 1)[labels == label].tolist()
+        expected = torch.tensor(slow_merge(rows, 0.5, 0.001, exponent), dtype=torch.float64)
+        ours = torch.cat([moved, rescored[:, None]], 1)[labels[kept] == label]
+        assert len(expected) > 10
+        torch.testing.assert_close(ours, expected)
+    assert not torch.allclose(moved, boxes[kept])
+
+
+def test_merging_bounds_and_edges() -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [2, 0, 12, 10], [50, 50, 60, 60]])
+    scores, corners = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    kept, _, moved = soft_nms_merge(boxes, scores, corners, method="hard", iou=0.5, limit=1)
+    # A box that is suppressed altogether counts in full; a corner that scores 0 has no say.
+    assert kept.tolist() == [0]
+    torch.testing.assert_close(moved, torch.tensor([[1.0, 0, 12, 10]]))
+    kept, _, moved = soft_nms_merge(boxes, scores, corners, method="hard", iou=0.5)
+    assert kept.tolist() == [0, 2]
+    assert moved[1].tolist() == [50, 50, 60, 60], "nor does a lone box lose its place by it"
+    none = soft_nms_merge(boxes[:0], scores[:0], corners[:0])
+    assert [part.shape for part in none] == [(0,), (0,), (0, 4)]
+    with pytest.raises(ValueError, match="method must be"):
+        soft_nms_merge(boxes, scores, corners, method="max")  # type: ignore[arg-type]

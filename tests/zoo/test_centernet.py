@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ops.heatmap import gaussian_heatmaps, gaussian_radius
+from ops.heatmap import gaussian_heatmaps, gaussian_radius, pair_corners
 from ops.images import Batch, Frame
 from ops.pool import bottom_pool, column_pool, left_pool, right_pool, row_pool, top_pool
 from ops.structures import Target
@@ -14,8 +14,14 @@ from tests.contract import assert_is_detector, assert_overfits
 from tests.keypoints import ARMS, A, B, fill, maps, ramp, samples, scene, stripes
 from zoo import CATALOG, build
 from zoo.detector import Detector
-from zoo.one_stage.centernet import CascadeCornerPool, CenterNet, central_regions, check_centers
-from zoo.one_stage.cornernet import Candidates, CornerNet, CornerPool, from_official
+from zoo.one_stage.centernet import (
+    CascadeCornerPool,
+    CenterNet,
+    centernet511_hg52,
+    central_regions,
+    check_centers,
+)
+from zoo.one_stage.cornernet import Candidates, CornerNet, CornerPool, KeypointMaps
 
 TINY = {"stacks": 1, "widths": (8, 8), "blocks": (1, 1), "stem": 4, "pool_width": 4, "head_width": 4, "modulus": 8}
 
@@ -30,18 +36,32 @@ def count(module: nn.Module) -> int:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "keys", "tensors", "convolutions"),
-    [("centernet511_hg52", 104_844_152, 630, 531, 119), ("centernet511_hg104", 210_062_960, 1260, 1062, 238)],
+    ("name", "parameters", "keys", "tensors", "convolutions", "norms"),
+    [("centernet511_hg52", 104_844_152, 630, 531, 119, 99), ("centernet511_hg104", 210_062_960, 1260, 1062, 238, 198)],
 )
-def test_size_of_the_papers_network(name: str, parameters: int, keys: int, tensors: int, convolutions: int) -> None:
+def test_size_of_the_papers_network(
+    name: str, parameters: int, keys: int, tensors: int, convolutions: int, norms: int
+) -> None:
     with torch.device("meta"):
         model = build(name, 80)
     state = model.state_dict()
     assert count(model) == parameters
     assert len(state) == keys
     assert sum(not key.endswith("num_batches_tracked") for key in state) == tensors
+    assert len(list(model.parameters())) == {630: 333, 1260: 666}[keys]
     assert sum(isinstance(part, nn.Conv2d) for part in model.modules()) == convolutions
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in model.modules()) == norms
     assert model.num_boxes((511, 511)) is None
+
+
+def test_parts_of_the_papers_network() -> None:
+    with torch.device("meta"):
+        model = build("centernet511_hg52", 80)
+    corner, center = {"cnvs": 2_427_392, "heats": 610_640, "regrs": 590_594, "tags": 590_337}, {"cnvs": 1_542_144}
+    expected = {"pre": 938_112, "kps": 92_134_400, "cnvs": 590_336, "inters": 0, "inters_": 0, "cnvs_": 0}
+    for kind, parts in {"tl": corner, "br": corner, "ct": {**corner, **center, "tags": 0}}.items():
+        expected |= {f"{kind}_{part}": number for part, number in parts.items() if number}
+    assert {name: count(child) for name, child in model.named_children()} == expected
 
 
 def test_keys_are_those_of_the_authors_checkpoint() -> None:
@@ -76,14 +96,6 @@ def test_keys_are_those_of_the_authors_checkpoint() -> None:
     assert {key: tuple(state[f"tl_cnvs.0.{key}"].shape) for key in look} == look
     assert tuple(state["ct_heats.1.1.weight"].shape) == (80, 256, 1, 1)
     assert tuple(state["ct_regrs.0.1.weight"].shape) == (2, 256, 1, 1)
-
-
-def test_the_authors_state_dict_loads_strictly() -> None:
-    source, model = tiny(), tiny()
-    for parameter in source.parameters():
-        nn.init.normal_(parameter)
-    model.load_state_dict(from_official({f"module.{k}": v for k, v in source.state_dict().items()}), strict=True)
-    assert torch.equal(source.ct_heats[0][1].weight, model.ct_heats[0][1].weight)
 
 
 MODULES = {
@@ -206,6 +218,49 @@ def test_pairs_without_a_center_go() -> None:
     assert found.labels.tolist() == [0]
 
 
+def test_tiny_decoding_through_the_detector() -> None:
+    """Three pairs of corners of one class and with like tags, one of them with a center, on a map of 8 x 8 cells."""
+    peaks = {
+        "tl": [(0, 1, 1, 0.9), (1, 2, 3, 0.8), (0, 1, 2, 0.6), (0, 5, 5, 0.5)],
+        "br": [(0, 6, 6, 0.7), (1, 5, 6, 0.6), (0, 3, 4, 0.4)],
+        "ct": [(0, 3, 3, 0.8), (1, 3, 4, 0.5), (0, 2, 2, 0.3)],
+    }
+    tags = {
+        "tl": [{(1, 1): 1.0, (2, 3): -0.5, (5, 5): 1.2}],
+        "br": [{(6, 6): 1.3, (3, 4): 1.6, (5, 6): -0.2}],
+        "ct": None,
+    }
+    offsets = {"tl": 0.25, "br": 0.5, "ct": 0.1}
+    outputs = {kind: maps([places], (2, 8, 8), offsets[kind], tags[kind]) for kind, places in peaks.items()}
+    batch = Batch(torch.zeros(1, 3, 32, 32), (Frame((32, 32), (32, 32), (1.0, 1.0)),))
+    model = tiny(top_k=3, max_pairs=9, flip_test=False)
+    (look,) = model.look(outputs, batch)
+    torch.testing.assert_close(look.pairs.scores, torch.tensor([0.8, 0.7, 0.6]))
+    assert look.pairs.corners is not None
+    torch.testing.assert_close(look.pairs.corners, torch.tensor([[0.9, 0.7], [0.8, 0.6], [0.5, 0.7]]))
+    boxes = torch.tensor([[1.25, 1.25, 6.5, 6.5], [3.25, 2.25, 6.5, 5.5], [5.25, 5.25, 6.5, 6.5]])
+    torch.testing.assert_close(look.pairs.boxes, 4 * boxes)
+    assert look.centers is not None
+    torch.testing.assert_close(look.centers.boxes[:2, :2], 4 * torch.tensor([[3.1, 3.1], [4.1, 3.1]]))
+    (found,) = model.candidates(outputs, batch)
+    torch.testing.assert_close(found.scores, torch.tensor([0.8]))
+    torch.testing.assert_close(found.boxes, 4 * boxes[:1])
+    assert found.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(("k", "pairs"), [(70, 1000), (20, 400)])
+def test_how_much_is_decoded(k: int, pairs: int) -> None:
+    model = tiny(top_k=k)
+    maps_ = {
+        kind: KeypointMaps(torch.randn(1, 2, 32, 32), torch.zeros(1, 2, 32, 32), torch.zeros(1, 1, 32, 32))
+        for kind in ("tl", "br", "ct")
+    }
+    top_left, bottom_right = (model.keypoints(maps_[kind]) for kind in ("tl", "br"))
+    found = pair_corners(top_left, bottom_right, model.ae_threshold, model.max_pairs)
+    assert [tuple(part.shape) for part in found] == [(1, pairs, 4), (1, pairs), (1, pairs), (1, pairs, 2)]
+    assert model.keypoints(maps_["ct"]).points.shape == (1, k, 2)
+
+
 def test_a_center_counts_strictly_inside_and_in_its_class_and_the_first_one_does() -> None:
     pair = Candidates(torch.tensor([[0.0, 0.0, 9.0, 9.0]]), torch.tensor([0.6]), torch.tensor([1]))
     regions = central_regions(pair.boxes)
@@ -302,6 +357,34 @@ def test_switches_of_table_4() -> None:
         assert len(model.eval()(images)) == 1
 
 
+TABLE_4 = {
+    "cornernet511_hg52": ("baseline", 100_330_278),
+    "centernet511_hg52_ccp": ("ccp", 100_330_278 + 2 * (2_427_392 - 1_542_144)),
+    "centernet511_hg52_cre": ("cre", 100_330_278 + 1_542_144 + 610_640 + 590_594),
+    "centernet511_hg52_cre_ctp": ("cre+ctp", 100_330_278 + 1_542_144 + 610_640 + 590_594),
+    "centernet511_hg52": ("all", 104_844_152),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_4)
+def test_rows_of_table_4_differ_in_its_switches_alone(name: str) -> None:
+    row, parameters = TABLE_4[name]
+    with torch.device("meta"):
+        model, wanted = build(name, 80), centernet511_hg52(80, **rows()[row])
+        small = build(name, 3, small=True)
+    assert model.state_dict().keys() == wanted.state_dict().keys()
+    assert count(model) == count(wanted) == parameters
+    for ours, theirs in ((model, wanted), (small, wanted)):
+        for kind in ("tl", "br", "ct"):
+            kinds = [type(getattr(part, f"{kind}_cnvs", [None])[0]) for part in (ours, theirs)]
+            assert kinds[0] is kinds[1]
+            pools = [getattr(getattr(part, f"{kind}_cnvs", [None])[0], "along", None) for part in (ours, theirs)]
+            assert isinstance(pools[0], nn.Identity) == isinstance(pools[1], nn.Identity)
+    spec, whole = CATALOG[name], CATALOG["centernet511_hg52"]
+    assert spec.small_recipe == whole.small_recipe
+    assert {**(spec.small or {}), "reference_side": 640.0} == whole.small
+
+
 def test_without_cre_no_box_is_checked() -> None:
     outputs, batch = scene()
     (found,) = tiny(top_k=4, cre=False, ctp=False).candidates(outputs, batch)
@@ -320,7 +403,7 @@ def test_center_bumps_and_radii_are_those_of_the_authors_code() -> None:
     batch = model.preprocess([torch.rand(3, 128, 128)])
     h, w = torch.tensor([16.0]), torch.tensor([16.0])
     radius = gaussian_radius(h, w, 0.7, "centernet_official").long()
-    assert torch.equal(model._radii(target.boxes / 4), radius)
+    assert torch.equal(model.radii(target.boxes / 4), radius)
     heats: dict[str, Tensor] = {}
     for kind, cell, share in (("tl", [4, 8], 1 / 6), ("br", [20, 23], 1 / 6), ("ct", [12, 16], 1 / 5)):
         heats[kind] = gaussian_heatmaps(torch.tensor([cell]), torch.tensor([0]), radius, (1, 32, 32), share)[None]

@@ -1,21 +1,23 @@
-"""VGG-16's convolutions, from Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image
-Recognition" (ICLR 2015, https://arxiv.org/abs/1409.1556), configuration D.
+"""VGG's convolutions, from Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition"
+(ICLR 2015, https://arxiv.org/abs/1409.1556): VGG-16 (configuration D), and the first four stages of VGG-19 (E).
 
-Thirteen 3x3 convolutions in five stages. A stage's pooling leads the *next* stage, so that the last map of each stage
-(conv4_3 for SSD, conv5_3 for Fast and Faster R-CNN) is that stage's output. The fully connected layers belong to the
-detectors, each of which keeps or reshapes them in its own way; SSD's way is here too, since others took it over.
+VGG-16 has thirteen 3x3 convolutions in five stages. A stage's pooling leads the *next* stage, so that the last map of
+each stage (conv4_3 for SSD, conv5_3 for Fast and Faster R-CNN) is that stage's output. The fully connected layers
+belong to the detectors, each of which keeps or reshapes them in its own way; SSD's way is here too, since others took
+it over.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
 from zoo.parts.l2norm import L2Norm
 
-__all__ = ["VGG16", "VGG16Reduced", "vgg16_layers"]
+__all__ = ["VGG16", "VGG16BN", "VGG16Reduced", "VGG19FourStages", "vgg16_layers"]
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -26,9 +28,14 @@ def vgg16_layers(ceil_mode: bool = False) -> nn.ModuleList:
     Args:
         ceil_mode: Round map sizes up at the pooling, as Caffe does and SSD's box count needs (75 -> 38).
     """
+    return _layers(_STAGES, ceil_mode)
+
+
+def _layers(plan: Sequence[Sequence[int]], ceil_mode: bool = False) -> nn.ModuleList:
+    """`vgg16_layers` with the widths of `plan`, stage by stage."""
     stages = nn.ModuleList()
     inputs = 3
-    for stage, widths in enumerate(_STAGES, start=1):
+    for stage, widths in enumerate(plan, start=1):
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         if stage > 1:
             layers[f"pool{stage - 1}"] = nn.MaxPool2d(2, 2, ceil_mode=ceil_mode)
@@ -48,24 +55,71 @@ class VGG16(nn.Module):
     """Image `[B, 3, H, W]` to the last map of each stage, after its ReLU: conv1_2, conv2_2, conv3_3, conv4_3, conv5_3.
 
     Attributes:
+        plan: Widths of the convolutions, stage by stage.
         channels: Width of each map that `forward` gives.
         strides: Stride of each.
     """
 
-    channels = tuple(widths[-1] for widths in _STAGES)
-    strides = (1, 2, 4, 8, 16)
+    plan: tuple[tuple[int, ...], ...] = _STAGES
+    channels: tuple[int, ...] = tuple(widths[-1] for widths in _STAGES)
+    strides: tuple[int, ...] = (1, 2, 4, 8, 16)
 
     def __init__(self, ceil_mode: bool = False) -> None:
         super().__init__()
-        self.stages = vgg16_layers(ceil_mode)
+        self.stages = _layers(self.plan, ceil_mode)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Five maps `[B, C_i, H / s_i, W / s_i]`, the finest first."""
+        """A map `[B, C_i, H / s_i, W / s_i]` a stage, the finest first."""
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
         return maps
+
+
+class VGG19FourStages(VGG16):
+    """VGG-19 up to conv4_4: its last maps are conv1_2, conv2_2, conv3_4 and conv4_4 (DenseBox, section 3.2)."""
+
+    plan = ((64, 64), (128, 128), (256,) * 4, (512,) * 4)
+    channels = (64, 128, 256, 512)
+    strides = (1, 2, 4, 8)
+
+
+class VGG16BN(nn.Module):
+    """VGG-16 with batch normalisation, image to the maps after each pooling but the first, the finest first (EAST).
+
+    Layers are numbered as in torchvision's `vgg16_bn().features`, whose state dict fits.
+
+    Attributes:
+        channels: Width of each map that `forward` gives.
+        strides: Stride of each.
+    """
+
+    channels = (128, 256, 512, 512)
+    strides = (4, 8, 16, 32)
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for widths in _STAGES:
+            for outputs in widths:
+                conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+                layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+                inputs = outputs
+            layers.append(nn.MaxPool2d(2, 2))
+        self.features = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """`[B, C_i, H / s_i, W / s_i]`, rounded down."""
+        maps = []
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                maps.append(x)
+        return maps[1:]
 
 
 class VGG16Reduced(nn.Module):

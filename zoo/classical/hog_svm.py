@@ -30,11 +30,11 @@ from torch.nn import functional as F
 
 from ops.augment import flip
 from ops.features import hog_blocks
-from ops.images import Batch, Frame, stack
+from ops.images import Batch, Frame, unscaled
 from ops.nms import classwise_nms
 from ops.structures import Detections, Target
 from zoo.detector import Detector
-from zoo.parts.windows import Examples, Scan
+from zoo.parts.windows import Examples, Scan, median_aspects
 
 __all__ = ["SMALL", "HogSvm", "Level", "hog_svm", "people_detector"]
 
@@ -94,6 +94,7 @@ class HogSvm(Detector):
         negative_iou: Overlap below which it holds none.
     """
 
+    classifies_windows = True
     weight: Tensor
     bias: Tensor
     window: Tensor
@@ -137,8 +138,7 @@ class HogSvm(Detector):
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Images as they are, padded to one size. The pyramid is the network's, for it is computed from pixels."""
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        return stack([(image, Frame(size, size, (1.0, 1.0))) for image, size in zip(images, sizes, strict=True)])
+        return unscaled(images)
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> list[list[Level]]:
         """The scanned scales of each image, the largest first."""
@@ -296,13 +296,7 @@ class HogSvm(Detector):
         return frame.to_image(corners / corners.new_tensor(scale * 2))
 
     def _choose_windows(self, targets: list[Target]) -> None:
-        boxes = torch.cat([target.boxes[~target.ignore] for target in targets])
-        labels = torch.cat([target.labels[~target.ignore] for target in targets])
-        for label in range(self.num_classes):
-            own = boxes[labels == label]
-            if not len(own):
-                raise ValueError(f"class {label} has no object to learn from; add images of it")
-            aspect = float(((own[:, 2] - own[:, 0]) / (own[:, 3] - own[:, 1])).median())
+        for label, aspect in enumerate(median_aspects(targets, self.num_classes)):
             for axis, side in enumerate((math.sqrt(self.area / aspect), math.sqrt(self.area * aspect))):
                 self.window[label, axis] = min(self.canvas[axis], max(1, round(side)) + 2 * self.margin)
 

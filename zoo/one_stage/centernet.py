@@ -4,7 +4,8 @@ CornerNet pairs corners without having looked at what lies between them, so many
 keypoint, the object's center, is found too, and a pair of corners stands only if a center of its class lies in the
 middle of its box (CRE). The center's features are pooled over its whole column and row (CTP); the corners' look into
 the object before they look along its edges (CCP). Table 4 switches the three on one by one, and so do `cre`, `ctp`
-and `ccp`.
+and `ccp`; its five rows are `cornernet511_hg52`, the three builders named after what they have, and
+`centernet511_hg52`.
 
 Not to be confused with "Objects as Points", which bears the same name. What the paper leaves open is as in the
 authors' code: the region narrows at an area of 150 x 150, a center's bump is wider than a corner's, radii come from
@@ -25,7 +26,7 @@ from ops.images import Batch
 from ops.pool import cascade_pool, column_pool, row_pool
 from zoo.backbones.hourglass import Convolution
 from zoo.one_stage import cornernet
-from zoo.one_stage.cornernet import Candidates, CornerNet, CornerPool, KeypointMaps, Pool, join_views
+from zoo.one_stage.cornernet import Candidates, CornerNet, CornerPool, KeypointMaps, Look, Pool, join_views
 
 __all__ = [
     "RECIPE",
@@ -35,6 +36,9 @@ __all__ = [
     "CascadeCornerPool",
     "CenterNet",
     "centernet511_hg52",
+    "centernet511_hg52_ccp",
+    "centernet511_hg52_cre",
+    "centernet511_hg52_cre_ctp",
     "centernet511_hg104",
     "central_regions",
     "check_centers",
@@ -88,17 +92,20 @@ class CenterNet(CornerNet):
             module = partial(CornerPool, self.width, self.pool_width, *pools)
             self.add_branch("ct", module, tagged=False, sigma_share=1 / 5)
 
-    def candidates(self, maps: dict[str, KeypointMaps], batch: Batch) -> list[Candidates]:
-        """Pairs of corners with a center of their class in their central region; three keypoints make the score."""
-        pairs = super().candidates(maps, batch)
+    def look(self, maps: dict[str, KeypointMaps], batch: Batch) -> list[Look]:
+        """Pairs of corners, and centers."""
+        looks = super().look(maps, batch)
         if not self.cre:
-            return pairs
-        answers = []
-        for pair, center, frame in zip(pairs, self.centers(maps, batch), batch.frames, strict=True):
-            grown = 1.0 if self.reference_side is None else max(frame.size) / self.reference_side
-            regions = central_regions(pair.boxes, self.parts, self.scale_switch * grown)
-            answers.append(check_centers(pair, regions, center))
-        return answers
+            return looks
+        return [Look(look.pairs, found) for look, found in zip(looks, self.centers(maps, batch), strict=True)]
+
+    def check(self, look: Look, size: tuple[int, int]) -> Candidates:
+        """Pairs of corners with a center of their class in their central region; three keypoints make the score."""
+        if look.centers is None:
+            return look.pairs
+        grown = 1.0 if self.reference_side is None else max(size) / self.reference_side
+        regions = central_regions(look.pairs.boxes, self.parts, self.scale_switch * grown)
+        return check_centers(look.pairs, regions, look.centers)
 
     def centers(self, maps: dict[str, KeypointMaps], batch: Batch) -> list[Candidates]:
         """Centers of both views of each image, as boxes without extent, those of its mirror image last."""
@@ -126,13 +133,12 @@ def check_centers(pairs: Candidates, regions: Tensor, centers: Candidates) -> Ca
     The first such center in the order given counts; the score becomes the mean of the three keypoints'.
     """
     if not len(centers.scores):
-        return Candidates(*(rows[:0] for rows in pairs))
+        return pairs.only(slice(0))
     points = centers.boxes[None, :, :2]
     inside = ((points > regions[:, None, :2]) & (points < regions[:, None, 2:])).all(-1)
     inside &= centers.labels == pairs.labels[:, None]
     scores = (2 * pairs.scores + centers.scores[inside.byte().argmax(1)]) / 3
-    held = inside.any(1)
-    return Candidates(pairs.boxes[held], scores[held], pairs.labels[held])
+    return pairs._replace(scores=scores).only(inside.any(1))
 
 
 class CascadeCornerPool(CornerPool):
@@ -154,6 +160,21 @@ class CascadeCornerPool(CornerPool):
 def centernet511_hg52(num_classes: int, **overrides: Any) -> CenterNet:
     """One hourglass."""
     return CenterNet(num_classes, **{"stacks": 1, **overrides})
+
+
+def centernet511_hg52_ccp(num_classes: int, **overrides: Any) -> CenterNet:
+    """Table 4's second row: corners with cascade corner pooling, and nothing between them is checked."""
+    return centernet511_hg52(num_classes, **{"cre": False, "ctp": False, **overrides})
+
+
+def centernet511_hg52_cre(num_classes: int, **overrides: Any) -> CenterNet:
+    """Table 4's third row: centers confirm boxes; both kinds of pooling are as without the paper."""
+    return centernet511_hg52(num_classes, **{"ctp": False, "ccp": False, **overrides})
+
+
+def centernet511_hg52_cre_ctp(num_classes: int, **overrides: Any) -> CenterNet:
+    """Table 4's fourth row: centers confirm boxes, and their features are pooled."""
+    return centernet511_hg52(num_classes, **{"ccp": False, **overrides})
 
 
 def centernet511_hg104(num_classes: int, **overrides: Any) -> CenterNet:

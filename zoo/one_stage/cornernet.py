@@ -6,13 +6,16 @@ on nothing; corner pooling brings to them what is seen along the two edges that 
 
 Where the paper leaves details open they are those of the authors' code: corners are rounded down to cells, sigma is a
 sixth of a bump's diameter, pull and push are summed over images. Modules bear the code's names, so that its checkpoints
-load (`from_official`). What differs: a batch may hold images of differing sizes, which then share one padded size, and
-there is no testing at several scales.
+load (`zoo.formats.cornernet`). What differs: a batch may hold images of differing sizes, which then share one padded
+size, and boxes go back to an image by the ratio of its sides, where the code divides by the scale although it rounds
+sides down.
+
+A test at several scales is a `look` at each (`preprocess` takes the scale), then `settle` over all that was seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -23,9 +26,9 @@ from torch.nn import functional as F
 
 from ops.augment import cornernet_augment, shapes_augment
 from ops.heatmap import Keypoints, find_keypoints, gaussian_heatmaps, gaussian_radius, pair_corners
-from ops.images import Batch, Frame, normalise, resize_short_side
+from ops.images import Batch, Frame, normalise, resize_short_side, warp
 from ops.losses import associative_embedding, penalty_reduced_focal
-from ops.nms import soft_nms
+from ops.nms import soft_nms, soft_nms_merge
 from ops.pool import bottom_pool, left_pool, right_pool, top_pool
 from ops.structures import Detections, Target
 from zoo.backbones.hourglass import Convolution, Hourglass, Residual, conv_bn, hourglass_stem
@@ -40,10 +43,10 @@ __all__ = [
     "CornerNet",
     "CornerPool",
     "KeypointMaps",
+    "Look",
     "Pool",
     "cornernet511_hg52",
     "cornernet511_hg104",
-    "from_official",
     "join_views",
 ]
 
@@ -106,11 +109,31 @@ class KeypointMaps(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Boxes `[N, 4]` of one image in its pixels with scores `[N]` and labels `[N]`, duplicates not yet suppressed."""
+    """Boxes of one image, duplicates not yet suppressed.
+
+    Attributes:
+        boxes: `[N, 4]`, in its pixels.
+        scores: `[N]`.
+        labels: int64 `[N]`.
+        corners: `[N, 2]`, scores of the top left and the bottom right corner; None where these are no pairs of corners.
+    """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
+    corners: Tensor | None = None
+
+    def only(self, rows: Tensor | slice) -> Candidates:
+        """Some of them."""
+        corners = None if self.corners is None else self.corners[rows]
+        return Candidates(self.boxes[rows], self.scores[rows], self.labels[rows], corners)
+
+
+class Look(NamedTuple):
+    """What was seen of one image at one scale: pairs of corners, and centers as boxes without extent, where found."""
+
+    pairs: Candidates
+    centers: Candidates | None = None
 
 
 class CornerNet(Detector):
@@ -150,6 +173,8 @@ class CornerNet(Detector):
         nms_floor: See `ops.nms.soft_nms`.
         limit: Detections an image.
     """
+
+    pickle_format = "cornernet"
 
     def __init__(
         self,
@@ -191,10 +216,15 @@ class CornerNet(Detector):
         self.gaussian_iou, self.radius_variant, self.fixed_radius = gaussian_iou, radius_variant, fixed_radius
         self.pull, self.push = pull, push
         self.flip_test, self.top_k, self.ae_threshold, self.max_pairs = flip_test, top_k, ae_threshold, max_pairs
-        self.outside, self.limit = outside, limit
-        self.suppress = partial(
-            soft_nms, method=nms, sigma=nms_sigma, iou=nms_iou, floor=nms_floor, extent=1.0, limit=limit
-        )
+        self.outside = outside
+        self.suppression: dict[str, Any] = {
+            "method": nms,
+            "sigma": nms_sigma,
+            "iou": nms_iou,
+            "floor": nms_floor,
+            "extent": 1.0,
+            "limit": limit,
+        }
 
         width = widths[0]
         self.pre = hourglass_stem(stem, width, stride)
@@ -221,13 +251,9 @@ class CornerNet(Detector):
         for head in getattr(self, f"{kind}_heats"):
             nn.init.constant_(head[1].bias, -2.19)
 
-    def preprocess(self, images: list[Tensor]) -> Batch:
-        """Center each image on black, which is then normalised with it."""
-        placed: list[tuple[Tensor, Frame]] = []
-        for image in images:
-            size = (int(image.shape[-2]), int(image.shape[-1]))
-            whole = (image, Frame(size, size, (1.0, 1.0)))
-            placed.append(whole if self.size is None else resize_short_side(image, self.size, self.size))
+    def preprocess(self, images: list[Tensor], scale: float = 1.0) -> Batch:
+        """Center each image, `scale` times as large as otherwise, on black, which is then normalised with it."""
+        placed = [self._resized(image, scale) for image in images]
         largest = [max(frame.inner[axis] for _, frame in placed) + self.spare for axis in (0, 1)]
         height, width = (-(-side // self.modulus) * self.modulus - self.spare for side in largest)
         canvas = images[0].new_zeros((len(images), 3, height, width))
@@ -237,6 +263,13 @@ class CornerNet(Detector):
             row[:, top : top + frame.inner[0], left : left + frame.inner[1]] = image
             frames.append(replace(frame, offset=(float(left), float(top))))
         return Batch(normalise(canvas, _MEAN, _STD, bgr=True), tuple(frames))
+
+    def _resized(self, image: Tensor, scale: float) -> tuple[Tensor, Frame]:
+        if self.size is None:
+            height, width = (max(1, int(side * scale)) for side in image.shape[-2:])
+            return warp(image, (height, width))
+        side = max(1, int(self.size * scale))
+        return resize_short_side(image, side, side)
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> list[dict[str, KeypointMaps]]:
         """Maps of every stack given targets; else of the last one, the mirror images behind the images."""
@@ -267,25 +300,46 @@ class CornerNet(Detector):
 
     def postprocess(self, outputs: list[dict[str, KeypointMaps]], batch: Batch) -> list[Detections]:
         """Pairs of corners, soft-NMS a class, the best `limit`."""
-        answers = []
-        for boxes, scores, labels in self.candidates(outputs[-1], batch):
-            kept, rescored = self.suppress(boxes, scores, labels=labels)
-            answers.append(Detections(boxes[kept], rescored, labels[kept]))
-        return answers
+        return [self.settle(found) for found in self.candidates(outputs[-1], batch)]
 
     def candidates(self, maps: dict[str, KeypointMaps], batch: Batch) -> list[Candidates]:
+        """Of each image those pairs of `look` that stand."""
+        looks = self.look(maps, batch)
+        return [self.check(look, frame.size) for look, frame in zip(looks, batch.frames, strict=True)]
+
+    def look(self, maps: dict[str, KeypointMaps], batch: Batch) -> list[Look]:
         """Valid pairs of corners of both views of each image, those of its mirror image last."""
         top_left, bottom_right = (self.keypoints(maps[kind]) for kind in ("tl", "br"))
-        cells, scores, labels = pair_corners(top_left, bottom_right, self.ae_threshold, self.max_pairs)
-        boxes = self.to_pixels(cells, maps["tl"], batch)
-        images = len(batch.frames)
+        pairs = pair_corners(top_left, bottom_right, self.ae_threshold, self.max_pairs)
+        boxes = self.to_pixels(pairs.boxes, maps["tl"], batch)
+        rest = (join_views(rows, len(batch.frames)) for rows in pairs[1:])
         answers = []
-        for row, frame, score, label in zip(
-            boxes, batch.frames, join_views(scores, images), join_views(labels, images), strict=True
-        ):
+        for row, frame, score, label, corners in zip(boxes, batch.frames, *rest, strict=True):
             valid = (score > -1) & self._reaches_in(row, frame)
-            answers.append(Candidates(frame.to_image(row[valid]), score[valid], label[valid]))
+            answers.append(Look(Candidates(frame.to_image(row), score, label, corners).only(valid)))
         return answers
+
+    def check(self, look: Look, size: tuple[int, int]) -> Candidates:
+        """The pairs that stand, of an image of `size = (H, W)`: here all of them."""
+        return look.pairs
+
+    def settle(self, found: Candidates, merge: float | None = None) -> Detections:
+        """Soft-NMS a class, the best `limit`; boxes move towards those that they suppress, given `merge`.
+
+        Args:
+            found: Pairs of corners, of any number of looks at one image.
+            merge: Exponent of `ops.nms.soft_nms_merge`.
+        """
+        boxes, scores, labels, corners = found
+        if merge is None:
+            kept, rescored = soft_nms(boxes, scores, labels=labels, **self.suppression)
+            return Detections(boxes[kept], rescored, labels[kept])
+        if corners is None:
+            raise ValueError("boxes are merged by the scores of their corners, and these have none")
+        kept, rescored, moved = soft_nms_merge(
+            boxes, scores, corners, labels=labels, exponent=merge, **self.suppression
+        )
+        return Detections(moved, rescored, labels[kept])
 
     def keypoints(self, maps: KeypointMaps) -> Keypoints:
         """The `top_k` peaks of each view."""
@@ -317,15 +371,14 @@ class CornerNet(Detector):
         planes = image * self.num_classes + torch.cat([target.labels for target in targets])
         ratio = batch.pixels.new_tensor([width / batch.size[1], height / batch.size[0]] * 2)
         boxes = torch.cat([target.boxes for target in targets]) * ratio
-        radii = self._radii(boxes)
+        radii = self.radii(boxes)
         heat = pull = push = offset = boxes.new_zeros(())
         tags: list[list[Tensor]] = [[] for _ in outputs]
         for kind, share in self.sigma_shares.items():
-            points = {"tl": boxes[:, :2], "br": boxes[:, 2:], "ct": (boxes[:, :2] + boxes[:, 2:]) / 2}[kind]
-            cells = torch.minimum(points.floor().clamp(min=0), points.new_tensor([width - 1, height - 1]))
-            x, y = cells.long().unbind(1)
+            points, cells = self.cells(kind, boxes, (height, width))
+            x, y = cells.unbind(1)
             shape = (len(targets) * self.num_classes, height, width)
-            wanted = gaussian_heatmaps(cells.long(), planes, radii, shape, share).unflatten(0, (len(targets), -1))
+            wanted = gaussian_heatmaps(cells, planes, radii, shape, share).unflatten(0, (len(targets), -1))
             positives = (wanted == 1).sum().clamp(min=1)
             for maps, found in zip(outputs, tags, strict=True):
                 heat = heat + penalty_reduced_focal(maps[kind].heat.float(), wanted).sum() / positives
@@ -340,7 +393,14 @@ class CornerNet(Detector):
         parts = {"heat": heat, "pull": self.pull * pull, "push": self.push * push, "offset": offset}
         return {name: value / len(outputs) for name, value in parts.items()}
 
-    def _radii(self, boxes: Tensor) -> Tensor:
+    def cells(self, kind: str, boxes: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Keypoints `[M, 2]` of one kind of boxes `[M, 4]`, all in cells, and the cells int64 of a map `(H, W)`."""
+        points = {"tl": boxes[:, :2], "br": boxes[:, 2:], "ct": (boxes[:, :2] + boxes[:, 2:]) / 2}[kind]
+        last = points.new_tensor([size[1] - 1, size[0] - 1])
+        return points, torch.minimum(points.floor().clamp(min=0), last).long()
+
+    def radii(self, boxes: Tensor) -> Tensor:
+        """Radii int64 `[M]` of the bumps of boxes `[M, 4]`, both in cells."""
         if self.fixed_radius is not None:
             return torch.full_like(boxes[:, 0], self.fixed_radius, dtype=torch.int64)
         width, height = (boxes[:, 2:] - boxes[:, :2]).ceil().unbind(1)
@@ -384,15 +444,6 @@ class CornerPool(nn.Module):
 
 def _head(width: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(Convolution(width, hidden, norm=False), nn.Conv2d(hidden, outputs, 1))
-
-
-def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' state dict, of CornerNet or CenterNet, as ours: without `module.` before each name.
-
-    The answer is a plain dict on purpose: without a version note batch normalisation fills in the step counters that
-    PyTorch 0.4.0 did not have.
-    """
-    return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def cornernet511_hg52(num_classes: int, **overrides: Any) -> CornerNet:

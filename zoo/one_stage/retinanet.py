@@ -47,6 +47,8 @@ __all__ = [
     "SMALL",
     "SMALL_RECIPE",
     "TORCHVISION",
+    "AnchorTerms",
+    "DenseHead",
     "RetinaNet",
     "RetinaNetOutputs",
     "retinanet_r50_fpn",
@@ -106,6 +108,25 @@ class RetinaNetOutputs:
     logits: list[Tensor]
     offsets: list[Tensor]
     anchors: list[Tensor]
+
+
+@dataclass(frozen=True)
+class AnchorTerms:
+    """What a batch asks of the anchors, and how far they are from it.
+
+    Attributes:
+        matches: int64 `[B, N]`: the object of each anchor, -1 for background, or `BETWEEN`.
+        focal: `[B, N]`: each anchor's loss over all classes, 0 for those between.
+        offsets: `[P, 4]`, what the positives say, image by image and anchor by anchor,
+        anchors: `[P, 4]`, where they stand,
+        boxes: `[P, 4]`, and their objects.
+    """
+
+    matches: Tensor
+    focal: Tensor
+    offsets: Tensor
+    anchors: Tensor
+    boxes: Tensor
 
 
 class RetinaNet(Detector):
@@ -191,10 +212,11 @@ class RetinaNet(Detector):
         anchors = scales * len(ratios)
         self.hidden = int(background)
         logits = anchors * (num_classes + self.hidden)
+        self.tower = partial(DenseHead, width=width, depth=head_depth, std=head_std)
         self.head = nn.ModuleDict(
             {
-                "classification_head": _Head("cls_logits", width, head_depth, logits, head_std, _logit(prior)),
-                "regression_head": _Head("bbox_reg", width, head_depth, 4 * anchors, head_std, 0.0),
+                "classification_head": self.tower("cls_logits", outputs=logits, prior=prior),
+                "regression_head": self.tower("bbox_reg", outputs=4 * anchors),
             }
         )
         self.anchors_per_cell, self.centred = anchors, centred
@@ -212,7 +234,10 @@ class RetinaNet(Detector):
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> RetinaNetOutputs:
         """Logits and offsets of all anchors."""
-        maps = self.backbone(batch.pixels)
+        return self.heads(self.backbone(batch.pixels), batch)
+
+    def heads(self, maps: list[Tensor], batch: Batch) -> RetinaNetOutputs:
+        """What both heads say of the pyramid's levels."""
         logits = [_rows(x, self.num_classes + self.hidden) for x in self.head["classification_head"](maps)]
         offsets = [_rows(x, 4) for x in self.head["regression_head"](maps)]
         return RetinaNetOutputs(logits, offsets, self._anchors(maps, batch.size))
@@ -231,39 +256,52 @@ class RetinaNet(Detector):
         """The surest of each level, decoded and cut to the image; suppression within each class (section 4.1)."""
         answers = []
         for index, frame in enumerate(batch.frames):
-            levels = zip(outputs.logits, outputs.offsets, outputs.anchors, strict=True)
-            found = [self._surest(logits[index], offsets[index], anchors) for logits, offsets, anchors in levels]
+            found = self.candidates(outputs, index)
             boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
             boxes = clip_boxes_to_image(boxes, frame.inner)
             kept, scores = suppress(boxes, scores, labels, iou=self.nms_iou, limit=self.limit)
             answers.append(Detections.ranked(frame.to_image(boxes[kept]), scores, labels[kept]))
         return answers
 
-    def _surest(self, logits: Tensor, offsets: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes, scores and labels of one level of one image."""
+    def candidates(self, outputs: RetinaNetOutputs, index: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes in network pixels, scores and labels of one image of the batch, level by level, not yet suppressed."""
+        found = []
+        for logits, offsets, anchors in zip(outputs.logits, outputs.offsets, outputs.anchors, strict=True):
+            rows, scores, labels = self.surest(logits[index])
+            found.append((self.coder.decode(offsets[index][rows].float(), anchors[rows]), scores, labels))
+        return found
+
+    def surest(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, scores and labels of the candidates of one level of one image, from logits `[N, C]`."""
         # Few pass the floor, so that only they are turned into scores.
         rows, columns = (logits > _logit(self.score_floor)).nonzero(as_tuple=True)
         if self.hidden:
             rows, columns = rows[columns > 0], columns[columns > 0]
         scores, best = logits[rows, columns].float().sigmoid().topk(min(self.before_nms, len(rows)))
-        rows = rows[best]
-        return self.coder.decode(offsets[rows].float(), anchors[rows]), scores, columns[best] - self.hidden
+        return rows[best], scores, columns[best] - self.hidden
 
     def losses(self, outputs: RetinaNetOutputs, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
         """Focal loss over all anchors and smooth L1 over positives, both a positive of the batch (section 3)."""
+        terms = self.terms(outputs, targets)
+        count = (terms.matches >= 0).sum().clamp(min=1)
+        wanted = self.coder.encode(terms.boxes, terms.anchors)
+        box = F.smooth_l1_loss(terms.offsets, wanted, beta=self.beta, reduction="sum")
+        return {"class": terms.focal.sum() / count, "box": box / count}
+
+    def terms(self, outputs: RetinaNetOutputs, targets: list[Target]) -> AnchorTerms:
+        """Which anchor learns what, and the focal loss of each."""
         anchors, offsets = torch.cat(outputs.anchors), torch.cat(outputs.offsets, 1)
         logits = torch.cat(outputs.logits, 1)[..., self.hidden :].float()
         low, high = self.overlap
         matches = torch.stack([threshold_match(box_iou(t.boxes, anchors), low, high, rescue=True) for t in targets])
-        classes, wanted = torch.zeros_like(logits), []
+        classes, places, boxes = torch.zeros_like(logits), [], []
         for row, match, target in zip(classes, matches, targets, strict=True):
             positive = (match >= 0).nonzero()[:, 0]
             row[positive, target.labels[match[positive]]] = 1
-            wanted.append(self.coder.encode(target.boxes[match[positive]], anchors[positive]))
-        count = (matches >= 0).sum().clamp(min=1)
+            places.append(anchors[positive])
+            boxes.append(target.boxes[match[positive]])
         focal = sigmoid_focal_loss(logits, classes, self.alpha, self.gamma) * (matches != BETWEEN)[..., None]
-        box = F.smooth_l1_loss(offsets[matches >= 0].float(), torch.cat(wanted), beta=self.beta, reduction="sum")
-        return {"class": focal.sum() / count, "box": box / count}
+        return AnchorTerms(matches, focal.sum(-1), offsets[matches >= 0].float(), torch.cat(places), torch.cat(boxes))
 
     def resize(self, size: int | tuple[int, int]) -> None:
         """Resize images to this shorter side, or less where the longer would pass five thirds of it, or the other."""
@@ -332,11 +370,24 @@ class _CoarserLevels(ExtraFPNBlock):
         return p, names
 
 
-class _Head(nn.Module):
+class DenseHead(nn.Module):
     """3x3 convolutions with ReLU, and a last one without, with one set of weights for all levels (figure 3)."""
 
-    def __init__(self, last: str, width: int, depth: int, outputs: int, std: float, bias: float) -> None:
+    def __init__(
+        self, last: str, *, outputs: int, width: int, depth: int, std: float, prior: float | None = None
+    ) -> None:
+        """Build with Gaussian weights.
+
+        Args:
+            last: Name of the last convolution.
+            outputs: Its channels.
+            width: Channels of the others.
+            depth: How many these are.
+            std: Of the Gaussian.
+            prior: Probability that the outputs stand for at first, as logits; None: their biases are 0.
+        """
         super().__init__()
+        bias = 0.0 if prior is None else _logit(prior)
         layers = [nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(inplace=True)) for _ in range(depth)]
         self.conv = nn.Sequential(*layers)
         self.last = last
@@ -348,6 +399,7 @@ class _Head(nn.Module):
                 nn.init.constant_(parameter, bias if name.startswith(last) else 0.0)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Levels `[B, width, H_i, W_i]` to `[B, outputs, H_i, W_i]`."""
         last = self.get_submodule(self.last)
         return [last(self.conv(x)) for x in maps]
 

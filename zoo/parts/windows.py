@@ -11,7 +11,25 @@ from torchvision.ops import box_iou
 
 from ops.structures import Target
 
-__all__ = ["Examples", "Scan"]
+__all__ = ["Examples", "Scan", "median_aspects"]
+
+
+def median_aspects(targets: list[Target], num_classes: int) -> list[float]:
+    """The median of width over height of each class's objects; those to be ignored do not count.
+
+    Raises:
+        ValueError: A class has no object.
+    """
+    boxes = torch.cat([target.boxes[~target.ignore] for target in targets])
+    labels = torch.cat([target.labels[~target.ignore] for target in targets])
+    aspects = (boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1])
+    found = []
+    for label in range(num_classes):
+        own = aspects[labels == label]
+        if not len(own):
+            raise ValueError(f"class {label} has no object to learn from; add images of it")
+        found.append(float(own.median()))
+    return found
 
 
 class Examples:
@@ -43,6 +61,7 @@ class Scan:
         margins: `[C, N]`; minus infinity for windows that do not fit.
         target: The image's objects.
         windows: Rows and columns of cells, by class.
+        steps: Rows and columns of each level's `blocks` from one window to the next; empty: 1.
     """
 
     blocks: list[Tensor]
@@ -51,12 +70,13 @@ class Scan:
     margins: Tensor
     target: Target
     windows: list[tuple[int, int]]
+    steps: tuple[int, ...] = ()
 
-    def holding(self, label: int, iou: float) -> Tensor:
-        """For each object the two windows that overlap it best, if by at least `iou`."""
+    def holding(self, label: int, iou: float, most: int = 2) -> Tensor:
+        """For each object the `most` windows that overlap it best, if by at least `iou`."""
         objects = self.target.boxes[(self.target.labels == label) & ~self.target.ignore]
         overlap = box_iou(self.boxes[label], objects) * self.margins[label].isfinite()[:, None]
-        best = overlap.topk(min(2, len(overlap)), dim=0)
+        best = overlap.topk(min(most, len(overlap)), dim=0)
         return best.indices[best.values >= iou].unique()
 
     def free(self, label: int, iou: float) -> Tensor:
@@ -72,6 +92,7 @@ class Scan:
         found = [self.blocks[0].new_zeros((0, len(self.blocks[0]) * rows * columns))]
         for window in windows.tolist():
             level = int(np.searchsorted(starts, window, side="right")) - 1
-            y, x = divmod(window - int(starts[level]), self.grids[level][1])
+            step = self.steps[level] if self.steps else 1
+            y, x = (step * place for place in divmod(window - int(starts[level]), self.grids[level][1]))
             found.append(self.blocks[level][:, y : y + rows, x : x + columns].reshape(1, -1))
         return torch.cat(found)

@@ -1,0 +1,1 @@
+"""Detectors that predict a box at every pixel of a map."""
