@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,16 +80,31 @@ def cost_record(
 
 
 def record_costs(folder: Path | None = None) -> list[Path]:
-    """Cost Records of the whole catalog at the paper's size, and of every network that was trained here."""
+    """Cost Records of the whole catalog at the paper's size, and of every network that was trained here.
+
+    A Record that differs in nothing but the commit and the versions stays as it is.
+    """
     folder = folder or COMMITTED / "any"
-    records = [cost_record(spec, next(iter(spec.golden.parameters), 20)) for spec in CATALOG.values()]
+    jobs = [partial(cost_record, spec, next(iter(spec.golden.parameters), 20)) for spec in CATALOG.values()]
     for trained in read_records(COMMITTED):
         if trained.kind == "training":
             # As it was trained: the small size of the catalog may have moved on since.
-            settings = as_arguments(trained.overrides)
-            spec = CATALOG[trained.detector]
-            records.append(cost_record(spec, trained.num_classes, scale=trained.scale, overrides=settings))
-    return [record.write(folder) for record in track(records, description="writing", console=Console(stderr=True))]
+            settings, spec = as_arguments(trained.overrides), CATALOG[trained.detector]
+            jobs.append(partial(cost_record, spec, trained.num_classes, scale=trained.scale, overrides=settings))
+    written = []
+    for job in track(jobs, description="counting", console=Console(stderr=True)):
+        record = job()
+        if not _is_known(record, folder):
+            written.append(record.write(folder))
+    return written
+
+
+def _is_known(record: Record, folder: Path) -> bool:
+    path = folder / f"{record.name}.json"
+    if not path.exists():
+        return False
+    there = Record.read(path)
+    return there == record.model_copy(update={"commit": there.commit, "versions": there.versions})
 
 
 def print_latency(record: Record) -> None:
