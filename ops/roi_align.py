@@ -36,18 +36,14 @@ def roi_align(
         regions: `[R, 5]`: index of the image, and `(x1, y1, x2, y2)` in its pixels; see `as_regions`.
         size: Cells along each side.
         scale: Map pixels per image pixel.
-        sampling: Samples a cell along each side.
+        sampling: Samples a cell along each side; 0 for as many as there are map pixels in it.
         aligned: A cell's value lies in its middle, instead of in its corner: half a pixel apart.
 
     Returns:
         `[R, C, size, size]` in the type of `maps`.
-
-    Raises:
-        ValueError: There is no sample.
     """
-    if sampling < 1:
-        raise ValueError(f"RoIAlign: {sampling} samples a cell; give at least 1")
-    if maps.requires_grad and maps.device.type == "cpu" and maps.shape[2] * maps.shape[3] <= _DENSE:
+    dense = sampling > 0 and maps.device.type == "cpu" and maps.shape[2] * maps.shape[3] <= _DENSE
+    if maps.requires_grad and dense:
         # As torchvision does under autocast.
         pooled: Tensor = _Align.apply(maps.float(), regions.float(), size, scale, sampling, aligned)
         return pooled.to(maps.dtype)

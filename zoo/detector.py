@@ -89,8 +89,14 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def losses(self, outputs: Any, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
-        """Scalars to be added up, weighted as the paper weights them; `targets` are in network pixels."""
-        raise NotImplementedError
+        """Scalars to be added up, weighted as the paper weights them; `targets` are in network pixels.
+
+        Raises:
+            TypeError: The detector is no gradient descent, but learns by a `fit` of its own.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no losses: it learns by fit(dataset, seed), not by gradient descent"
+        )
 
     def network_for_cost(self, batch: Batch) -> Any:
         """What `cost` counts. Detectors with proposals run their heads on the paper's fixed number here."""

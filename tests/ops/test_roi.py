@@ -113,7 +113,7 @@ def test_region_pool_against_its_definition() -> None:
 
 
 @pytest.mark.parametrize("aligned", [False, True])
-@pytest.mark.parametrize("sampling", [1, 2, 3])
+@pytest.mark.parametrize("sampling", [0, 1, 2, 3])
 def test_gradient_of_align_equals_torchvisions(aligned: bool, sampling: int) -> None:
     """Regions of two of three images in no order, beyond all four edges, inverted, less than a cell, off the map."""
     maps = torch.randn(3, 4, 13, 9, requires_grad=True)
@@ -137,5 +137,3 @@ def test_align_keeps_half_precision_and_takes_no_regions() -> None:
     assert ops_roi_align(maps, as_regions([ROI[:0]] * 2), 2, 1.0).sum().backward() is None
     assert maps.grad is not None
     assert not maps.grad.any()
-    with pytest.raises(ValueError, match="0 samples a cell"):
-        ops_roi_align(maps, as_regions([ROI, ROI]), 2, 1.0, 0)

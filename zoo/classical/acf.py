@@ -18,14 +18,12 @@ function, which in single precision would be 1 for every sum over 17 and lose th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -38,6 +36,7 @@ from ops.structures import Detections, Target
 from ops.trees import boost, cascade
 from zoo.detector import Detector, stage
 from zoo.formats.acf_mat import read_trees
+from zoo.parts.fitting import Images, tracked
 
 __all__ = ["SMALL", "Acf", "acf", "released"]
 
@@ -53,12 +52,6 @@ SMALL: Mapping[str, Any] = {
     "images": 600,
     "jitter": 2,
 }
-
-
-class _Images(Protocol):
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
 
 
 class Acf(Detector):
@@ -186,14 +179,6 @@ class Acf(Detector):
             )
         return answers
 
-    def losses(self, outputs: Any, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
-        """There are none.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError("acf has no losses: it learns by fit(dataset, seed), not by gradient descent")
-
     def num_boxes(self, size: tuple[int, int]) -> int | None:
         """Windows that are scanned, over all scales and classes."""
         return self.num_classes * self.pyramids.num_windows(size)
@@ -223,7 +208,7 @@ class Acf(Detector):
         return torch.cat([corner, corner + inner.flip(0) / scale[:, 2:]], 1)
 
     @torch.no_grad()
-    def fit(self, dataset: _Images, seed: int) -> None:
+    def fit(self, dataset: Images, seed: int) -> None:
         """Learn object shapes, then trees in rounds with hard negatives, from `dataset[i]` -> (image, Target).
 
         The same seed and images give the same detector. Numbers are rounded to float16, as checkpoints keep them.
@@ -238,7 +223,7 @@ class Acf(Detector):
         kept: list[list[Tensor]] = [[] for _ in range(self.num_classes)]
         for turn, trees in enumerate(self.stages):
             fresh: list[list[Tensor]] = [[] for _ in range(self.num_classes)]
-            for index in _track(order, f"negatives, round {turn + 1}"):
+            for index in tracked(order, f"ACF: negatives, round {turn + 1}"):
                 self._meet(*dataset[index], fresh, chance, hard=turn > 0)
                 if all(sum(map(len, own)) >= self.negatives for own in fresh):
                     break
@@ -262,10 +247,10 @@ class Acf(Detector):
             for axis, side in enumerate((math.sqrt(area / aspect), math.sqrt(area * aspect))):
                 self.inner[label, axis] = min(self.canvas[axis], round(side))
 
-    def _objects(self, dataset: _Images, order: list[int], chance: np.random.Generator) -> list[Tensor]:
+    def _objects(self, dataset: Images, order: list[int], chance: np.random.Generator) -> list[Tensor]:
         """Features `[n, D]` of each class's objects, in windows that they fill as those of its shape do."""
         found: list[list[Tensor]] = [[] for _ in range(self.num_classes)]
-        for index in _track(order, "objects"):
+        for index in tracked(order, "ACF: objects"):
             image, target = dataset[index]
             if all(len(own) >= 2 * self.positives * (1 + self.jitter) for own in found):
                 break
@@ -330,10 +315,6 @@ class Acf(Detector):
 def _squashed(sums: Tensor) -> Tensor:
     """From all numbers to those between 0 and 1; hundreds can still be told apart."""
     return 0.5 + 0.5 * sums / (1 + sums.abs())
-
-
-def _track(indices: list[int], description: str) -> Iterator[int]:
-    yield from track(indices, description=f"ACF: {description}", console=Console(stderr=True))
 
 
 def released(path: Path, **overrides: Any) -> Acf:

@@ -38,7 +38,8 @@ from ops.structures import Detections, Target
 from zoo.detector import Detector, stage
 from zoo.formats.dpm_mat import Component, StarMixture, read_star_mixture
 from zoo.formats.mat import MatError
-from zoo.parts.latent_svm import Images, LatentSVM
+from zoo.parts.fitting import Images
+from zoo.parts.latent_svm import LatentSVM
 from zoo.parts.star_model import Star, StarModels, predicted
 
 __all__ = ["SMALL", "Dpm", "Scanned", "dpm", "voc_release5"]
@@ -211,14 +212,6 @@ class Dpm(Detector):
         boxes, score = boxes[inside], score[inside]
         kept = suppress_covered(boxes, score, self.covered, of="lower")
         return boxes[kept], score[kept]
-
-    def losses(self, outputs: Any, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
-        """There are none.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError("dpm has no losses: it learns by fit(dataset, seed), not by gradient descent")
 
     def num_boxes(self, size: tuple[int, int]) -> int | None:
         """Places of roots that are scored, over all levels, components and classes."""

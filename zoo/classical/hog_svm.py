@@ -18,13 +18,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -34,6 +32,7 @@ from ops.images import Batch, Frame, unscaled
 from ops.nms import classwise_nms
 from ops.structures import Detections, Target
 from zoo.detector import Detector
+from zoo.parts.fitting import Images, tracked
 from zoo.parts.windows import Examples, Scan, median_aspects
 
 __all__ = ["SMALL", "HogSvm", "Level", "hog_svm", "people_detector"]
@@ -48,12 +47,6 @@ SMALL: Mapping[str, Any] = {
     "antialias": True,
     "score_floor": 0.25,
 }
-
-
-class _Images(Protocol):
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
 
 
 @dataclass(frozen=True)
@@ -164,21 +157,13 @@ class HogSvm(Detector):
             )
         return answers
 
-    def losses(self, outputs: Any, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
-        """There are none.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError("hog_svm has no losses: it learns by fit(dataset, seed), not by gradient descent")
-
     def num_boxes(self, size: tuple[int, int]) -> int | None:
         """Windows that are scanned, over all scales and classes."""
         grids = [[side // self.cell + 2 * self.padding for side in level] for level in self._sizes(size)]
         shapes = self._windows()
         return sum(max(0, h - rows + 1) * max(0, w - columns + 1) for h, w in grids for rows, columns in shapes)
 
-    def fit(self, dataset: _Images, seed: int) -> None:
+    def fit(self, dataset: Images, seed: int) -> None:
         """Learn window shapes, then the SVMs with hard negatives, from `dataset[i]` -> (image, Target).
 
         The same seed and images give the same detector. Weights are rounded to float16, as checkpoints keep them.
@@ -192,7 +177,7 @@ class HogSvm(Detector):
         share = -(-self.negatives // len(order))
         found = [Examples(self.positives) for _ in range(self.num_classes)]
         others = [Examples(self.negatives) for _ in range(self.num_classes)]
-        for index in _track(order, "objects and random windows"):
+        for index in tracked(order, "HOG: objects and random windows"):
             scan = self._scan(*dataset[index], chance)
             for label in range(self.num_classes):
                 if found[label].wanted:
@@ -212,7 +197,7 @@ class HogSvm(Detector):
         for turn in range(1, self.rounds + 1):
             for examples in others:
                 examples.limit = examples.count + self.negatives
-            for index in _track(order, f"hard negatives, round {turn}"):
+            for index in tracked(order, f"HOG: hard negatives, round {turn}"):
                 scan = self._scan(*dataset[index], chance, scored=True)
                 for label in range(self.num_classes):
                     if others[label].wanted:
@@ -329,10 +314,6 @@ class HogSvm(Detector):
         self.weight[label] = 0
         self.weight[label, :, :rows, :columns] = torch.from_numpy(machine.coef_).half().reshape(36, rows, columns)
         self.bias[label] = float(np.float16(machine.intercept_[0]))
-
-
-def _track(indices: list[int], description: str) -> Iterator[int]:
-    yield from track(indices, description=f"HOG: {description}", console=Console(stderr=True))
 
 
 def people_detector(**overrides: Any) -> HogSvm:

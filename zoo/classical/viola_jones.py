@@ -18,15 +18,12 @@ leaving stages out (section 5 of the IJCV paper), which `tolerated` allows withi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from ops.augment import flip
@@ -35,6 +32,7 @@ from ops.opencv import group_rectangles
 from ops.structures import Detections, Target
 from zoo.detector import Detector
 from zoo.parts.cascade import Cascades, Sums, WeakClassifiers
+from zoo.parts.fitting import Images, tracked
 from zoo.parts.haar_trees import HaarTrees
 from zoo.parts.pyramid import Level, Pyramid, visited
 from zoo.parts.windows import Examples, Scan, median_aspects
@@ -63,12 +61,6 @@ _FEWEST = 8
 
 _MOST = 5000
 """Windows of a class that can be merged, the surest ones."""
-
-
-class _Images(Protocol):
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
 
 
 @dataclass(frozen=True)
@@ -187,16 +179,6 @@ class ViolaJones(Detector):
             answers.append(Detections.ranked(torch.cat(boxes), torch.cat(scores), torch.cat(labels), self.limit))
         return answers
 
-    def losses(self, outputs: Any, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
-        """There are none.
-
-        Raises:
-            TypeError: Always.
-        """
-        raise TypeError(
-            f"{type(self).__name__} has no losses: it learns by fit(dataset, seed), not by gradient descent"
-        )
-
     def network_for_cost(self, batch: Batch) -> None:
         """Sums, look-ups and comparisons: no multiply-accumulates that anybody counts."""
 
@@ -204,7 +186,7 @@ class ViolaJones(Detector):
         """Windows that are looked at, over all scales and classes."""
         return self.pyramid.count(size, self.cascades.windows)
 
-    def fit(self, dataset: _Images, seed: int) -> None:
+    def fit(self, dataset: Images, seed: int) -> None:
         """Learn window shapes, then stage after stage, from `dataset[i]` -> (image, Target).
 
         The same seed and images give the same detector.
@@ -246,12 +228,12 @@ class ViolaJones(Detector):
             if not growing:
                 break
 
-    def _objects(self, dataset: _Images, chance: np.random.Generator) -> list[Tensor]:
+    def _objects(self, dataset: Images, chance: np.random.Generator) -> list[Tensor]:
         """Windows that hold an object, bytes `[P, rows, columns]` by class."""
         found = [Examples(self.positives) for _ in range(self.num_classes)]
         # Of few images each comes twice, for they are mirrored by chance.
         order = np.concatenate([chance.permutation(len(dataset)) for _ in range(2)])[: max(len(dataset), 1000)]
-        for index in self._track(order, "windows with objects"):
+        for index in tracked(order, f"{type(self).__name__}: windows with objects"):
             image, target = dataset[index]
             if not any(found[label].wanted for label in target.labels.tolist()):
                 continue
@@ -269,11 +251,11 @@ class ViolaJones(Detector):
                 )
         return [self._patches(label, examples) for label, examples in enumerate(found)]
 
-    def _others(self, dataset: _Images, chance: np.random.Generator, growing: set[int], stage: int) -> list[Tensor]:
+    def _others(self, dataset: Images, chance: np.random.Generator, growing: set[int], stage: int) -> list[Tensor]:
         """Windows that hold no object and pass all stages so far, bytes `[P, rows, columns]` by class."""
         share = max(4, -(-self.negatives // 50))
         found = [Examples(self.negatives if label in growing else 0) for label in range(self.num_classes)]
-        for index in self._track(chance.permutation(len(dataset)), f"windows for stage {stage + 1}"):
+        for index in tracked(chance.permutation(len(dataset)), f"{type(self).__name__}: windows for stage {stage + 1}"):
             scan, levels = self._scan(*dataset[index], chance)
             sums = [Sums.of(level.pixels[None]) for level in levels] if stage else []
             for label in sorted(growing):
@@ -353,10 +335,6 @@ class ViolaJones(Detector):
         rectangles, scores = torch.cat([p.rectangles for p in parts]), torch.cat([p.scores for p in parts])
         order = scores.argsort(descending=True, stable=True)[:_MOST]
         return Windows(rectangles[order].round().int() if self.pyramid.opencv else rectangles[order], scores[order])
-
-    def _track(self, indices: NDArray[np.int64], description: str) -> Iterator[int]:
-        console = Console(stderr=True)
-        yield from track(indices.tolist(), description=f"{type(self).__name__}: {description}", console=console)
 
 
 def viola_jones(num_classes: int, **overrides: Any) -> ViolaJones:

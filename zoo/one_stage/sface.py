@@ -33,6 +33,7 @@ from ops.losses import pair_log_iou
 from ops.structures import Target
 from zoo.one_stage import fan, retinanet
 from zoo.one_stage.retinanet import RetinaNet, RetinaNetOutputs
+from zoo.subsample import ClassChannels
 
 __all__ = ["RECIPE", "SMALL", "SMALL_RECIPE", "SFace", "SFaceOutputs", "sface"]
 
@@ -118,6 +119,11 @@ class SFace(RetinaNet):
             distances = self._distances(outputs.sides[place][index][rows], self.strides[level])
             found.append((boxes_from_sides(outputs.points[place][rows], distances), scores, labels))
         return found
+
+    def class_channels(self) -> dict[str, ClassChannels]:
+        """As RetinaNet's, and a map a class of the branch without anchors."""
+        layer = "head.free_classification_head.cls_logits"
+        return {**super().class_channels(), f"{layer}.weight": ClassChannels(), f"{layer}.bias": ClassChannels()}
 
     def _distances(self, sides: Tensor, stride: int) -> Tensor:
         return sides.float().clamp(max=self.coder.max_log_ratio).exp() * stride

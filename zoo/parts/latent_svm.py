@@ -8,14 +8,11 @@ objects choose their component, place and scale; parts laid over what is strong 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
@@ -23,21 +20,14 @@ from torchvision.ops import box_iou
 from ops.part_features import directed_gradients, mirror_features, part_features
 from ops.resample import cut
 from ops.structures import Target
+from zoo.parts.fitting import Images, tracked
 from zoo.parts.linear import ridge
 from zoo.parts.star_model import Star, relative
 
 if TYPE_CHECKING:
     from zoo.classical.dpm import Dpm
 
-__all__ = ["Images", "LatentSVM", "part_places"]
-
-
-class Images(Protocol):
-    """A dataset: index to image `[3, H, W]` in [0, 1] and Target."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
+__all__ = ["LatentSVM", "part_places"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +125,7 @@ class LatentSVM:
                 self._choose_window(label, group, math.exp(float(np.median(shapes[chosen]))))
                 for one in chosen:
                     members.setdefault(own[one][0], []).append((label, group, own[one][1]))
-        for index in _track(order, "objects and random windows"):
+        for index in tracked(order, "DPM: objects and random windows"):
             image, target = dataset[index]
             for label, group, box in members.get(index, []):
                 self.found[label][group].append(self._warped(image, box, label, group))
@@ -181,7 +171,7 @@ class LatentSVM:
         detector = self.detector
         self.found = self._lists()
         self.places = [[[] for _ in range(self.groups)] for _ in range(detector.num_classes)]
-        for index in _track(order, what):
+        for index in tracked(order, f"DPM: {what}"):
             image, target = dataset[index]
             target = target.to(detector.device)
             levels, cells = detector.pyramid(image.to(detector.device))
@@ -335,7 +325,3 @@ def part_places(energy: Tensor, side: int, count: int) -> list[tuple[int, int]]:
         energy[y : y + side, x : x + side] = 0
         found.append((x, y))
     return found
-
-
-def _track(indices: list[int], description: str) -> Iterator[int]:
-    yield from track(indices, description=f"DPM: {description}", console=Console(stderr=True))

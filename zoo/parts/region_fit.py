@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,33 +22,16 @@ from torchvision.ops import box_iou
 from ops.sample import seed_of
 from ops.structures import Target
 from zoo.detector import Detector, Recipe
+from zoo.parts.fitting import Images, State
 from zoo.parts.linear import HardNegatives, halve
 
-__all__ = ["Images", "RegionTraining", "State", "draw_regions", "fit_regions"]
+__all__ = ["RegionTraining", "draw_regions", "fit_regions"]
 
 _KEEP_EVERY = 100
 """Steps of fine-tuning between states."""
 
 _LENGTH = 20.0
 """Mean length at which features are learned from."""
-
-
-class Images(Protocol):
-    """What `fit` learns from."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
-
-
-class State(Protocol):
-    """Where a training keeps what it needs to go on after an interruption."""
-
-    def save(self, state: dict[str, Any], /) -> None:
-        """Keep tensors, numbers and dicts of them in place of what was kept before."""
-
-    def load(self) -> dict[str, Any] | None:
-        """What was kept last."""
 
 
 @dataclass(frozen=True)

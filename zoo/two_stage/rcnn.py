@@ -37,8 +37,9 @@ from zoo.backbones.alexnet import CaffeNet, start_layers
 from zoo.backbones.small import SmallNet
 from zoo.backbones.vgg import VGG16
 from zoo.detector import Detector, Recipe, stage
+from zoo.parts.fitting import Images, State
 from zoo.parts.linear import BoxRegressors, LinearSVMs
-from zoo.parts.region_fit import Images, RegionTraining, State, fit_regions
+from zoo.parts.region_fit import RegionTraining, fit_regions
 from zoo.two_stage.fast_rcnn import BGR_MEAN, Proposer, flip_half
 
 __all__ = [
