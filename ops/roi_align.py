@@ -1,8 +1,8 @@
 """RoIAlign, from He, Gkioxari, Dollár, Girshick, "Mask R-CNN" (ICCV 2017, section 3, https://arxiv.org/abs/1703.06870).
 
 Values are torchvision's. Its gradient on a CPU works out the same weights anew for each channel, and takes a third of a
-training step of a small detector. The weights of a sample are those of its row times those of its column, so that the
-gradient of a map is two dense matrix products.
+training step where all regions are pooled from one map. The weights of a sample are those of its row times those of its
+column, so that the gradient of a map is two dense matrix products.
 """
 
 from __future__ import annotations
