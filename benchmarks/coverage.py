@@ -16,6 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.stats import binomtest
 
 from benchmarks.metrics import load_detections, load_ground_truth, match, score_matches
 from benchmarks.metrics.bootstrap import TOTALS, Resampled, resample
@@ -137,11 +138,8 @@ def _share(hits: int, count: int) -> tuple[float, float, float]:
     """A share and its 95 % interval by Wilson's formula; NaN of nothing."""
     if not count:
         return float("nan"), float("nan"), float("nan")
-    z = 1.959964
-    share = hits / count
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    reach = z / (1 + z * z / count) * float(np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)))
-    return share, middle - reach, middle + reach
+    ends = binomtest(hits, count).proportion_ci(0.95, method="wilson")
+    return hits / count, float(ends.low), float(ends.high)
 
 
 def print_coverage(found: Sequence[Coverage]) -> None:

@@ -29,7 +29,7 @@ from benchmarks.metrics import (
     match,
     miss_rates,
     proposal_recall,
-    score,
+    score_matches,
 )
 from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
@@ -363,10 +363,11 @@ def evaluate(
     if out is not None:
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
     results = load_detections(rows, truth)
-    metrics = score(truth, results)
+    matches = match(truth, results)
+    metrics = score_matches(truth, results, matches)
     protocol = metrics.pop("protocol", {})
     if misses or subject.model.classifies_windows:
-        metrics["misses"] = miss_rates(match(truth, results), truth.labels, _windows(subject.model, dataset))
+        metrics["misses"] = miss_rates(matches, truth.labels, _windows(subject.model, dataset))
         protocol["misses"] = MISSES
     if subject.model.trains_on_masks and dataset.has_masks:
         metrics["masks"] = mask_ap(dataset.coco(), rows)

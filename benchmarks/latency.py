@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import psutil
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from benchmarks.hardware import WarmUp
 from benchmarks.proposals import Memory, proposer_of
-from ops.structures import Target
 from zoo.detector import Detector, listening
+from zoo.parts.fitting import Images
 
 __all__ = [
     "STAGES",
@@ -43,12 +43,6 @@ STAGES = ("preprocess", "network", "postprocess", "end_to_end")
 
 _ENOUGH = {"p90": 10, "p95": 20, "p99": 100}
 """Samples from which a percentile is stated: at least one sample must lie beyond it."""
-
-
-class _Images(Protocol):
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Target]: ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ class LatencyResult:
 
 def measure_latency(
     model: Detector,
-    dataset: _Images,
+    dataset: Images,
     *,
     device: torch.device | str = "cpu",
     images: int = 100,

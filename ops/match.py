@@ -54,7 +54,7 @@ def optimal_match(cost: Tensor) -> Tensor:
     Raises:
         ValueError: A cost is not finite.
     """
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
+    from scipy.optimize import linear_sum_assignment
 
     if not torch.isfinite(cost).all():
         raise ValueError("optimal_match: a cost is not finite; look for diverged predictions or boxes")

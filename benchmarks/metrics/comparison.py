@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import false_discovery_control
 
 from benchmarks.metrics import Results, ScoreError, score_matches
 from benchmarks.metrics.bootstrap import PER_CLASS, TOTALS, Resampled, resample
@@ -24,7 +25,7 @@ from benchmarks.metrics.data import GroundTruth
 from benchmarks.metrics.intervals import interval
 from benchmarks.metrics.matching import match
 
-__all__ = ["Verdict", "compare", "discoveries", "images_to_decide", "verdict"]
+__all__ = ["Verdict", "compare", "images_to_decide", "verdict"]
 
 Verdict = Literal["better", "worse", "equivalent", "cannot tell"]
 
@@ -97,10 +98,10 @@ def _classes(
         rows[label] = _compared(pair[0], pair[1], draws, "AP", images, margin, level)
         rows[label]["p"] = _p_value(rows[label]["difference"], draws)
     known = [label for label, row in rows.items() if row["p"] is not None]
-    found = discoveries([rows[label]["p"] for label in known], 1 - level)
-    for label, different in zip(known, found, strict=True):
+    adjusted = false_discovery_control([rows[label]["p"] for label in known], method="bh") if known else []
+    for label, p_value in zip(known, adjusted, strict=True):
         row = rows[label]
-        if different:
+        if p_value <= 1 - level:
             row["verdict"] = "better" if row["difference"] > 0 else "worse"
         elif row["verdict"] in ("better", "worse"):
             row["verdict"] = "cannot tell"
@@ -166,14 +167,3 @@ def _p_value(difference: float | None, draws: NDArray[np.float64]) -> float | No
     if deviation == 0:
         return 1.0 if difference == 0 else None
     return 2 * NormalDist().cdf(-abs(difference) / deviation)
-
-
-def discoveries(p_values: list[float], rate: float) -> list[bool]:
-    """Which hypotheses fall by Benjamini and Hochberg: the k smallest, k the last whose p is at most `rate * k / n`."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    last = 0
-    for place, index in enumerate(order, 1):
-        if p_values[index] <= rate * place / len(order):
-            last = place
-    fallen = set(order[:last])
-    return [index in fallen for index in range(len(p_values))]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.compare import run_compare
-from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, match, score
+from benchmarks.metrics import ScoreError, comparison, load_detections, load_ground_truth, match, score
 from benchmarks.metrics.bootstrap import TOTALS, resample
-from benchmarks.metrics.comparison import compare, discoveries, images_to_decide, verdict
+from benchmarks.metrics.comparison import compare, images_to_decide, verdict
 from tests.benchmarks.test_intervals import generated
 
 
@@ -83,14 +83,16 @@ def test_images_to_decide() -> None:
     assert images_to_decide(0.03, (-0.001, 0.061), 100, 0.0, 0.95) >= 101
 
 
-def test_discoveries_by_hand() -> None:
-    # Of eight at 5 %: .001 and .008 are below 1/8 and 2/8 of it; .039 is above 3/8 (.01875), and none follows.
-    assert discoveries([0.06, 0.001, 0.041, 0.205, 0.039, 0.008, 0.042, 0.6], 0.05) == [
-        False, True, False, False, False, True, False, False
-    ]  # fmt: skip
-    # A later one that holds carries the earlier ones with it.
-    assert discoveries([0.04, 0.03, 0.045], 0.05) == [True, True, True]
-    assert discoveries([], 0.05) == []
+def test_classes_differ_by_benjamini_and_hochberg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three p-values of .04, .03 and .045 all fall at 5 %, though none would by Bonferroni; .06 alone does not."""
+    truth, rows = generated(40, 0, 6)
+    read = load_ground_truth(truth)
+    pair = [load_detections(rows, read), load_detections(blurred(rows, 0.4, 1), read)]
+    for values, said in (((0.04, 0.03, 0.045), True), ((0.04, 0.03, 0.06), False), ((0.001, 0.6, 0.7), None)):
+        left = iter(values)
+        monkeypatch.setattr(comparison, "_p_value", lambda *_, left=left: next(left))
+        found = [row["verdict"] == "better" for row in compare(read, *pair, draws=100)["per_class"].values()]
+        assert found == ([True, False, False] if said is None else [said] * 3)
 
 
 def test_no_difference_is_seldom_called_one() -> None:

@@ -108,7 +108,7 @@ def read_struct(path: Path, name: str) -> Struct:
     Raises:
         MatError: There is no such file, it is damaged or too large, or holds no such structure.
     """
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     try:
         if path.stat().st_size > _LARGEST:

@@ -15,7 +15,7 @@ __all__ = ["Images", "State", "tracked"]
 
 
 class Images(Protocol):
-    """What `fit` learns from."""
+    """What `fit` learns from, and what is timed."""
 
     def __len__(self) -> int: ...
 
