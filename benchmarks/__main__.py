@@ -205,6 +205,10 @@ def evaluate(
             help="Error analysis of detectors of corners: tell them the true centers, heatmaps or heatmaps_and_offsets."
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this class, on the images that have it; may be repeated."),
+    ] = None,
     misses: Annotated[
         bool,
         typer.Option("--misses", help="Miss rates against false positives; detectors of windows state them anyhow."),
@@ -226,6 +230,7 @@ def evaluate(
         if threads is not None:
             torch.set_num_threads(threads)
         images = open_dataset(dataset, split, data_root)
+        images = images.only(only) if only else images
         subject = _subject(detector, dataset, weights, len(images.class_names), settings)
         record = run(
             subject,

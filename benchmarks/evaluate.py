@@ -40,6 +40,7 @@ from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomic
 from ops.nms import Suppression, suppressing
 from ops.structures import Detections, Target
 from zoo import CATALOG, build, checkpoints
+from zoo.classical.released import RELEASED, read_released
 from zoo.detector import Detector
 
 __all__ = [
@@ -97,7 +98,7 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
     Args:
         name: Catalog name, name of a published network that has a cfg of its own, or path of a Darknet `.cfg` or of a
             Caffe `.prototxt`.
-        weights: File.
+        weights: File; of DPM also a folder of models, a class each.
         num_classes: Classes of the paper-size network; a checkpoint of ours, or a cfg, knows better.
         overrides: Constructor arguments for a checkpoint that does not carry them; those of a published one are known,
             and one of ours takes none.
@@ -139,6 +140,11 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
             f"{name} is not in the catalog, and {weights.name} is no weights of {', '.join(named)}; name a detector "
             f"that `python -m benchmarks list` or `weights` shows, or a path that ends in .cfg or .prototxt"
         )
+    if name in RELEASED:
+        if overrides:
+            raise EvaluationError(f"{weights}: says itself how its detector is built; leave --set away")
+        model, known = read_released(name, weights)
+        return Subject(name, model, "paper", {}, known, weights)
     settings = dict(overrides or (published.overrides if published else {}))
     model = build(name, published.num_classes if published else num_classes, **settings)
     checkpoints.load_into(model, weights)

@@ -147,13 +147,38 @@ class Dataset:
         """
         if not 0 < count <= len(self):
             raise DatasetError(f"{self.name} {self.split}: has {len(self)} images; ask for 1 to all, not for {count}")
-        kept = set(self.image_ids[:count])
+        return self._part(range(count), self.category_ids, self.split)
+
+    def only(self, class_names: Sequence[str]) -> Dataset:
+        """The images with an object of these classes, and only these classes' objects: a test for their detectors.
+
+        Its split is called for instance `val2017-only-person`.
+
+        Raises:
+            DatasetError: A class is unknown, or no image has one.
+        """
+        by_name = dict(zip(self.class_names, self.category_ids, strict=True))
+        if unknown := [name for name in class_names if name not in by_name]:
+            raise DatasetError(
+                f"{self.name} {self.split}: has no class {unknown[0]!r}; it has {', '.join(self.class_names)}"
+            )
+        wanted = [by_name[name] for name in class_names]
+        indices = [i for i, rows in enumerate(self._rows) if any(row["category_id"] in wanted for row in rows)]
+        if not indices:
+            raise DatasetError(f"{self.name} {self.split}: no image has any {' or '.join(class_names)}")
+        return self._part(indices, wanted, f"{self.split}-only-{'-'.join(class_names)}")
+
+    def _part(self, indices: Sequence[int], categories: Sequence[int], split: str) -> Dataset:
+        ids = {self.image_ids[index] for index in indices}
         truth = {
             **self._truth,
-            "images": self._truth["images"][:count],
-            "annotations": [row for row in self._truth["annotations"] if row["image_id"] in kept],
+            "images": [self._truth["images"][index] for index in indices],
+            "annotations": [
+                row for row in self._truth["annotations"] if row["image_id"] in ids and row["category_id"] in categories
+            ],
+            "categories": [row for row in self._truth["categories"] if row["id"] in categories],
         }
-        return Dataset(self.name, self.split, truth, self.paths[:count], masks=self._masks)
+        return Dataset(self.name, split, truth, [self.paths[index] for index in indices], masks=self._masks)
 
     def target(self, index: int) -> Target:
         """The objects of an image without reading its pixels."""

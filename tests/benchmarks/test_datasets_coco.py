@@ -167,3 +167,21 @@ def test_real_coco_against_pycocotools() -> None:
     assert torch.equal(
         dataset.target(0).ignore, torch.tensor([bool(r["iscrowd"]) for r in oracle.imgToAnns[dataset.image_ids[0]]])
     )
+
+
+def test_one_class_alone(root: Callable[..., Path]) -> None:
+    whole = open_dataset("coco", data_root=root(TRUTH), masks=False)
+    assert len(whole.target(1).labels) == 2
+    cars = whole.only(["car"])
+    assert (cars.class_names, cars.category_ids, cars.image_ids) == (("car",), (3,), (7,))
+    assert cars.split == f"{whole.split}-only-car"
+    assert cars.target(0).labels.tolist() == [0]
+    assert cars.num_objects == sum(row["category_id"] == 3 for row in TRUTH["annotations"])
+    assert torch.equal(cars[0][0], whole[1][0])
+    assert cars.fingerprint not in (whole.fingerprint, whole.only(["toothbrush"]).fingerprint)
+    both = whole.only(["toothbrush", "car"])
+    assert (both.category_ids, both.image_ids) == ((3, 90), (7,)), "in the data set's order"
+    with pytest.raises(DatasetError, match="has no class 'cat'; it has car, toothbrush"):
+        whole.only(["cat"])
+    with pytest.raises(DatasetError, match="no image has any car"):
+        whole.first(1).only(["car"])

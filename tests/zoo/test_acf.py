@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.io import savemat
 from torch import Tensor
 
 from benchmarks.cost import cost
 from ops.trees import boost, cascade
 from tests.contract import assert_is_fitted_detector, forms, toy_images
+from tests.mat_files import toolbox
 from zoo.classical.acf import SMALL, Acf, acf, released
 from zoo.download import mirror_folders
 from zoo.formats.mat import MatError
@@ -188,35 +187,6 @@ def test_cost_counts_windows() -> None:
 
 
 FIELDS: dict[str, Any] = {"fids": (7, 3), "thrs": (7, 3), "hs": (7, 3), "child": (7, 3)}
-
-
-def toolbox(path: Path, change: Any = lambda detector: None) -> Path:
-    """A file as the toolbox writes it, of three trees for windows of 16 x 8 pixels."""
-    child = np.repeat(np.array([2, 4, 6, 0, 0, 0, 0], dtype=np.uint32)[:, None], 3, 1)
-    fids = np.zeros((7, 3), dtype=np.uint32)
-    fids[:3] = [[0, 1, 4], [5, 8, 79], [2, 3, 40]]
-    clf = {"fids": fids, "thrs": np.full((7, 3), 0.25, dtype=np.float32), "child": child, "treeDepth": 2}
-    clf["hs"] = np.arange(21, dtype=np.float32).reshape(7, 3) / 10
-    channels = {
-        "shrink": 4,
-        "pColor": {"enabled": 1, "smooth": 1, "colorSpace": "luv"},
-        "pGradMag": {"enabled": 1, "normRad": 5, "normConst": 0.005, "full": 0},
-        "pGradHist": {"enabled": 1, "nOrients": 6, "softBin": 0, "useHog": 0},
-    }
-    pyramid = {"pChns": channels, "nPerOct": 8, "nOctUp": 0, "nApprox": 7, "lambdas": [0, 0.1, 0.2], "smooth": 1}
-    options = {
-        "pPyramid": pyramid,
-        "filters": np.zeros((0, 0)),
-        "modelDs": [12, 6],
-        "modelDsPad": [16, 8],
-        "pNms": {"type": "maxg", "overlap": 0.65, "ovrDnm": "min"},
-        "stride": 4,
-        "cascThr": -1,
-    }
-    detector = SimpleNamespace(opts=options, clf=clf)
-    change(detector)
-    savemat(path, {"detector": vars(detector)})
-    return path
 
 
 def test_features_are_renumbered(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from ops.opencv import group_rectangles, resize_bytes
 from ops.structures import Detections
 from zoo.classical.hog_svm import HogSvm, Level
 
-__all__ = ["OpenCVHog", "hog_svm_opencv", "opencv_people"]
+__all__ = ["OpenCVHog", "hog_svm_opencv", "opencv_people", "opencv_vector"]
 
 _LEVELS = 64
 
@@ -117,17 +118,35 @@ def opencv_people(trained_on: Literal["inria", "daimler"] = "inria", **overrides
     """The people detectors that OpenCV ships; class 0 is a person.
 
     Args:
-        trained_on: INRIA's pedestrians, of 64 x 128 pixels with their surroundings, or Daimler's, of 48 x 96, which
-            OpenCV's own examples describe without gamma.
+        trained_on: INRIA's pedestrians, of 64 x 128 pixels with their surroundings, or Daimler's, of 48 x 96.
         overrides: Arguments of `OpenCVHog`; `score_floor` 0.5 is a `hitThreshold` of 0.
     """
     import cv2
 
-    inria = trained_on == "inria"
     descriptor = cv2.HOGDescriptor
+    inria = trained_on == "inria"
     vector = descriptor.getDefaultPeopleDetector() if inria else descriptor.getDaimlerPeopleDetector()
-    model = hog_svm_opencv(1, **{"window": (16, 8) if inria else (12, 6), "gamma": inria, **overrides})
-    model.load_opencv(np.asarray(vector))
+    return opencv_vector(np.asarray(vector), **overrides)
+
+
+def opencv_vector(vector: npt.NDArray[np.float32], **overrides: Any) -> OpenCVHog:
+    """A detector of one class from the numbers of a `cv2.HOGDescriptor`'s linear SVM.
+
+    Their count tells the window: 3,781 are of 64 x 128 pixels; 1,981 of Daimler's 48 x 96, which OpenCV's own examples
+    describe without gamma.
+
+    Raises:
+        ValueError: There are other than so many, or numbers that are not finite.
+    """
+    windows = {3781: ((16, 8), True), 1981: ((12, 6), False)}
+    if vector.size not in windows or vector.dtype.kind != "f" or not np.isfinite(vector).all():
+        raise ValueError(
+            f"{vector.size} values of type {vector.dtype} are no SVM of OpenCV's: it takes 3,781 finite numbers (a "
+            f"window of 64 x 128) or 1,981 (48 x 96)"
+        )
+    window, gamma = windows[vector.size]
+    model = hog_svm_opencv(1, **{"window": window, "gamma": gamma, **overrides})
+    model.load_opencv(vector)
     return model.eval()
 
 
