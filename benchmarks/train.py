@@ -467,6 +467,7 @@ def train(
         fit(dataset, seed=seed, **({"state": states} if resumes else {}))
         outcome: dict[str, Any] = {"seconds": round(states.seconds, 1)}
     else:
+        model.set_priors(_shares(dataset))
         outcome = fit_by_gradient(
             model,
             dataset,
@@ -511,6 +512,15 @@ def train(
             metrics=outcome,
         ).write(out)
     return path
+
+
+def _shares(dataset: Dataset) -> Tensor:
+    """The boxes of all images `[N, 4]`, in shares of their sides."""
+    found = []
+    for index in range(len(dataset)):
+        (height, width), target = dataset.size(index), dataset.target(index)
+        found.append(target.boxes[~target.ignore] / torch.tensor([width, height, width, height]))
+    return torch.cat(found)
 
 
 def _join_processes(device: str) -> torch.device:

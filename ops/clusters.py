@@ -27,7 +27,9 @@ def cluster_boxes(boxes: Tensor, count: int, seed: int = 0) -> Tensor:
     from sklearn.cluster import KMeans
 
     if len(boxes) < count:
-        raise ValueError(f"{len(boxes)} boxes cannot make {count} clusters")
+        raise ValueError(
+            f"{len(boxes)} boxes cannot make {count} clusters; give more images, or build with fewer boxes"
+        )
     found = KMeans(count, n_init=1, random_state=seed).fit(boxes.detach().cpu().double().numpy()).cluster_centers_
     order = np.argsort((found[:, 2] - found[:, 0]) * (found[:, 3] - found[:, 1]), kind="stable")
     return torch.from_numpy(found[order].astype(np.float32))

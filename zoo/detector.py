@@ -117,6 +117,16 @@ class Detector(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} cannot change its input to {size}: its layers fit one size only")
 
+    def set_priors(self, boxes: Tensor) -> None:
+        """Learn, before the first step, where objects lie; those that need no such thing leave it.
+
+        Args:
+            boxes: `[N, 4]`, those of the training set in shares of their images' sides.
+
+        Raises:
+            ValueError: There are too few.
+        """
+
     def enter_stage(self, stage: int | None, *, fresh: bool) -> None:
         """Let those parts learn, by those losses, that `stage` of the recipe's `stages` trains.
 

@@ -15,8 +15,10 @@ from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import evaluate, load_subject
 from benchmarks.results import Record
 from benchmarks.train import TrainingError, _Draws, fit_by_gradient, optimizer_for, train
+from ops.clusters import cluster_boxes
 from ops.images import stack, warp
 from tests.benchmarks import toy_training as toy
+from zoo import checkpoints
 from zoo.detector import Recipe
 
 SCRIPT = Path(toy.__file__)
@@ -270,3 +272,14 @@ def test_training_on_a_part_says_so_in_all_that_follows(tmp_path: Path) -> None:
         train(
             "yolov1", "shapes", out=tmp_path, images=4, recipe_changes={"steps": 1, "batch": 2}, threads=1, quiet=True
         )
+
+
+def test_priors_are_of_the_training_set(tmp_path: Path) -> None:
+    path = train("multibox", "shapes", out=tmp_path, images=40, recipe_changes={"steps": 1}, quiet=True)
+    dataset = open_dataset("shapes", "train").first(40)
+    targets = [dataset.target(index) for index in range(40)]
+    shares = torch.cat([target.boxes[~target.ignore] for target in targets]) / 160
+    priors = checkpoints.load(path)[0].get_buffer("priors")
+    assert torch.allclose(priors, cluster_boxes(shares, 64), atol=1e-3), "but for float16"
+    with pytest.raises(ValueError, match="boxes cannot make 64 clusters; give more images"):
+        train("multibox", "shapes", out=tmp_path / "few", images=4, recipe_changes={"steps": 1}, quiet=True)

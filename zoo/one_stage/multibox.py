@@ -11,8 +11,7 @@ This is not SSD's MultiBox loss (`zoo.parts.multibox`), which took the name and 
 released. What the sources do not say is ours: both networks are CaffeNet with wide connected layers, and learn in the
 same steps; `alpha` is 0.3; a score is confidence times class; crops that overlap an object by half or more show it,
 those of less than a fifth show nothing, half of each; what the training plan was. The paper's further crops of the
-image at several scales are left out. Without data the priors are clusters of boxes drawn at random; `set_priors` takes
-those of a training set.
+image at several scales are left out. Until it is trained the priors are clusters of boxes drawn at random.
 
 In the small size a linear layer reads the boxes directly off the last map, and `alpha` is larger: from scratch, in few
 steps, squared shares of an image would move little beside the confidences.
@@ -176,11 +175,7 @@ class MultiBox(Detector):
         self.mean, self.std = tuple(mean), std
 
     def set_priors(self, boxes: Tensor) -> None:
-        """Let the priors be clusters of `[N, 4]`, objects of a training set in shares of their images.
-
-        Raises:
-            ValueError: There are fewer boxes than priors.
-        """
+        """Let the priors be clusters of the training set's boxes (3.3)."""
         self.priors.copy_(cluster_boxes(boxes, len(self.priors)))
 
     def preprocess(self, images: list[Tensor]) -> Batch:
