@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,9 +13,10 @@ import torch
 from torch import nn
 
 from benchmarks.datasets import open_dataset
+from benchmarks.descent import Draws, fit_by_gradient, optimizer_for
 from benchmarks.evaluate import evaluate, load_subject
 from benchmarks.results import Record
-from benchmarks.train import TrainingError, _Draws, fit_by_gradient, optimizer_for, train
+from benchmarks.train import TrainingError, train
 from ops.clusters import cluster_boxes
 from ops.images import stack, warp
 from tests.benchmarks import toy_training as toy
@@ -62,25 +64,19 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert logged == sorted(set(logged)), "no step is logged twice"
 
 
-def test_interrupted_training_goes_on_from_the_step_it_reached(tmp_path, monkeypatch):
-    """Ctrl-C saves a state. Resumed, it ends as if nothing had been; robbed of the optimiser's state, elsewhere."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_training_goes_on_from_the_step_it_reached(tmp_path, monkeypatch, number):
+    """Ctrl-C in the middle of a step saves the whole step. Resumed, it ends as if nothing had been; robbed of the
+    optimiser's state, elsewhere.
+    """
     folders = {name: tmp_path / name for name in ("whole", "resumed", "robbed")}
     for folder in folders.values():
         folder.mkdir()
     whole = toy.run(folders["whole"], 40).state_dict()
-
-    plain, drawn = toy.ToyImages.__getitem__, []
-
-    def interrupted(self, index):
-        drawn.append(index)
-        if len(drawn) > 20 * 4:
-            raise KeyboardInterrupt
-        return plain(self, index)
-
+    before = signal.getsignal(number)
     for name in ("resumed", "robbed"):
-        drawn.clear()
         with monkeypatch.context() as patch:
-            patch.setattr(toy.ToyImages, "__getitem__", interrupted)
+            patch.setattr(toy.ToyDetector, "losses", signalling(20, number))
             with pytest.raises(KeyboardInterrupt):
                 toy.run(folders[name], 40)
         state = torch.load(folders[name] / "state.pt", weights_only=True)
@@ -91,6 +87,28 @@ def test_interrupted_training_goes_on_from_the_step_it_reached(tmp_path, monkeyp
             torch.save(state, folders[name] / "state.pt")
     assert states_equal(toy.run(folders["resumed"], 40).state_dict(), whole)
     assert not states_equal(toy.run(folders["robbed"], 40).state_dict(), whole)
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_does_not_wait(tmp_path, monkeypatch):
+    """Nothing of the broken step is kept: the state is that of step 14, as without signals."""
+    monkeypatch.setattr(toy.ToyDetector, "losses", signalling(20, signal.SIGINT, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        toy.run(tmp_path, 40)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 14
+
+
+def signalling(step, *numbers):
+    """`ToyDetector.losses`, during which signals come at a step."""
+    plain, calls = toy.ToyDetector.losses, []
+
+    def losses(self, *arguments):
+        calls.append(None)
+        for number in numbers if len(calls) == step else ():
+            signal.raise_signal(number)
+        return plain(self, *arguments)
+
+    return losses
 
 
 def test_two_processes_agree(tmp_path):
@@ -131,7 +149,7 @@ def test_corrupt_state_is_refused(tmp_path):
 
 
 def test_draws_visit_each_image_once_an_epoch_and_do_not_touch_the_generator():
-    draws = _Draws(toy.ToyImages(), toy.recipe(1), seed=5)
+    draws = Draws(toy.ToyImages(), toy.recipe(1), seed=5)
     first = [draws.index(position) for position in range(20)]
     second = [draws.index(position) for position in range(20, 40)]
     assert sorted(first) == sorted(second) == list(range(20))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.train import fit_by_gradient  # noqa: E402
+from benchmarks.descent import fit_by_gradient  # noqa: E402
 from ops.images import Batch, stack, warp  # noqa: E402
 from ops.structures import Detections, Target  # noqa: E402
 from zoo.detector import Detector, Recipe  # noqa: E402

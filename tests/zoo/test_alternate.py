@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.train import describe_recipe, fit_by_gradient
+from benchmarks.descent import fit_by_gradient
+from benchmarks.train import describe_recipe
 from ops.structures import Target
 from tests.contract import assert_is_detector, squares
 from zoo import build
