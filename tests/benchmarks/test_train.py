@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,11 +190,11 @@ def test_rate():
 
 
 class Sized(toy.ToyDetector):
-    """A toy that takes any size and remembers at which it worked."""
+    """A toy that takes any size, remembers at which it worked, and after so many steps gets Ctrl-C."""
 
-    def __init__(self):
+    def __init__(self, stop_at=None):
         super().__init__()
-        self.size, self.worked = (32, 32), []
+        self.size, self.worked, self.stop_at = (32, 32), [], stop_at
 
     def resize(self, size):
         self.size = (size, size) if isinstance(size, int) else size
@@ -205,30 +206,21 @@ class Sized(toy.ToyDetector):
 
     def losses(self, outputs, batch, targets):
         self.worked.append(batch.size[0])
+        if len(self.worked) == self.stop_at:
+            signal.raise_signal(signal.SIGINT)
         return super().losses(outputs, batch, targets)
 
 
-def train_sized(out, steps=40, *, fail_at=None, sizes=(24, 32, 40), seed=3, identity=None):
+def train_sized(out, steps=40, *, stop_at=None, sizes=(24, 32, 40), seed=3):
     torch.manual_seed(0)
-    model = Sized()
-    images = toy.ToyImages()
-    if fail_at is not None:
-        plain, drawn = images.__getitem__, []
-
-        class Interrupted(toy.ToyImages):
-            def __getitem__(self, index):
-                drawn.append(index)
-                if len(drawn) > 4 * fail_at:
-                    raise KeyboardInterrupt
-                return plain(index)
-
-        images = Interrupted()
+    model = Sized(stop_at)
     recipe = toy.recipe(steps, sizes=sizes, resize_every=6)
     out.mkdir(exist_ok=True)
-    try:
-        fit_by_gradient(model, images, recipe, seed=seed, out=out, identity={}, device=torch.device("cpu"), quiet=True)
-    except KeyboardInterrupt:
-        assert fail_at is not None
+    stopped = nullcontext() if stop_at is None else pytest.raises(KeyboardInterrupt)
+    with stopped:
+        fit_by_gradient(
+            model, toy.ToyImages(), recipe, seed=seed, out=out, identity={}, device=torch.device("cpu"), quiet=True
+        )
     return model
 
 
@@ -247,8 +239,8 @@ def test_sizes_take_turns_and_the_own_size_comes_back(tmp_path):
 def test_training_at_many_sizes_resumes_to_the_bit(tmp_path):
     """Interrupted in the middle of a size's turn."""
     whole = train_sized(tmp_path / "whole")
-    broken = train_sized(tmp_path / "broken", fail_at=15)
-    assert 0 < len(broken.worked) < 40
+    broken = train_sized(tmp_path / "broken", stop_at=15)
+    assert len(broken.worked) == 15
     assert len(broken.worked) % 6, "the interruption should fall within a turn"
     assert broken.size == (32, 32)
     resumed = train_sized(tmp_path / "broken")
