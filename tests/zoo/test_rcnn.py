@@ -168,6 +168,18 @@ def test_machines_mine_hard_negatives_and_drop_easy_ones() -> None:
     assert not machines.weight[0].any()
 
 
+def test_the_more_negatives_stay_the_more_must_come_before_the_next_training() -> None:
+    """Where features tell nothing apart all stay: trained after each few, the whole would take their square."""
+    generator = torch.Generator().manual_seed(0)
+    miner = HardNegatives(LinearSVMs(1, 5), 0, torch.randn((60, 5), generator=generator), scale=1.0, seed=0, every=50)
+    kept = []
+    for _ in range(40):
+        miner.meet(torch.randn((20, 5), generator=generator), torch.zeros(20))
+        if not miner.fresh:
+            kept.append(len(miner.negatives))
+    assert kept == [20, 80, 140, 220, 340, 520, 800]
+
+
 def test_weights_are_for_features_as_they_are() -> None:
     generator = torch.Generator().manual_seed(0)
     positives, negatives = (torch.randn((40, 3), generator=generator) + shift for shift in (1.0, -1.0))

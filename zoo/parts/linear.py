@@ -52,7 +52,9 @@ class HardNegatives:
         positive_weight: A positive's price is so many times that.
         hard: Negatives with a margin above this are kept,
         easy: and dropped when it falls below this.
-        every: New negatives after which the machine is trained again.
+        every: New negatives after which the machine is trained again,
+        share: or this share of those that it has, if that is more: where features tell little apart nearly all
+            negatives stay, and training from scratch after each 2,000, as the paper's code does, would never end.
     """
 
     def __init__(
@@ -68,10 +70,11 @@ class HardNegatives:
         hard: float = -1.0001,
         easy: float = -1.2,
         every: int = 2_000,
+        share: float = 0.5,
     ) -> None:
         self.machines, self.label, self.positives = machines, label, positives
         self.scale, self.seed, self.c, self.positive_weight = scale, seed, c, positive_weight
-        self.hard, self.easy, self.every = hard, easy, every
+        self.hard, self.easy, self.every, self.share = hard, easy, every, share
         self.negatives = positives.new_zeros((0, positives.shape[1]))
         self.fresh: list[Tensor] = []
         self.trained = False
@@ -80,7 +83,7 @@ class HardNegatives:
         """Take the hard ones of an image's negatives `[N, D]` with margins `[N]`; all, until something is learned."""
         self.fresh.append(features[margins > self.hard] if self.trained else features)
         count = sum(map(len, self.fresh))
-        if count > (self.every if self.trained else 0):
+        if count > (max(self.every, self.share * len(self.negatives)) if self.trained else 0):
             self.train()
 
     def train(self) -> None:

@@ -57,7 +57,7 @@ SMALL: dict[str, Any] = {
     "min_side": SMALL_SEARCH.min_side,
     "search_scales": SMALL_SEARCH.scales,
     "min_segment": SMALL_SEARCH.min_segment,
-    "mined": 192,
+    "mined": 96,
     "regressed": 24,
     "std": 57.0,
 }
