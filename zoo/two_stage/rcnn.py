@@ -10,8 +10,8 @@ Constants are those of the authors' release (rbgirshick/rcnn). What we do otherw
 colour is taken off instead of ImageNet's mean image. The 128 regions of a fine-tuning step, a quarter of them objects,
 come from 16 images, 2 and 6 of each, instead of from anywhere. A score is the logistic function of the margin: it keeps
 the order. SVMs are trained again after 2,000 new negatives, but not before half as many came as they hold; the release
-does not wait. Detections must score over 0.2, a margin of about -1.4; the release adapts a threshold to each class over a
-whole test set instead.
+does not wait. Detections must score over 0.2, a margin of about -1.4; the release adapts a threshold to each class over
+a whole test set instead.
 
 The small size has no ImageNet to start from and learns from scratch. Its fine-tuning sees as many images as every small
 detector, 2,400 steps of 16, and as many regions a step as the paper's; no average of the weights is kept. Its SVMs meet
