@@ -411,9 +411,9 @@ def score(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="COCO results JSON of one detector,")],
+    first: Annotated[Path, typer.Argument(help="COCO results JSON of one detector (or its numbers, or a Record),")],
     second: Annotated[Path, typer.Argument(help="and of another, on the same images.")],
-    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    gt: Annotated[Path | None, typer.Option(help="Ground truth: a COCO JSON. Numbers need none.")] = None,
     margin: Annotated[float, typer.Option(help="Differences up to so many points are of no account.")] = 0.5,
     draws: Annotated[int, typer.Option(help="Resamples of the images.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
@@ -424,6 +424,56 @@ def compare(
         from benchmarks.compare import run_compare
 
         run_compare(first, second, gt, draws=draws, seed=seed, margin=margin, out=output)
+
+
+@app.command()
+def gate(
+    detectors: Annotated[
+        list[str] | None, typer.Argument(help="Names or globs of detectors; by default all that ship.")
+    ] = None,
+    dataset: DatasetName = "shapes",
+    data_root: DataRoot = None,
+    stages: Annotated[bool, typer.Option("--stages", help="Only the first tier: which stage's bits moved.")] = False,
+    store: Annotated[bool, typer.Option("--store", help="Write the references of those that have none.")] = False,
+    device: Device = "cpu",
+    files: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Judge two COCO results instead: the reference, and the new one.")
+    ] = None,
+    gt: Annotated[Path | None, typer.Option(help="Their ground truth: a COCO JSON.")] = None,
+    number: Annotated[str, typer.Option(help="With --files: AP, AP50, AP75, mAP07 or mAP10.")] = "AP",
+    margin: Annotated[float, typer.Option(help="With --files: points of loss that are of no account.")] = 0.5,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the judgements to this file.")] = None,
+) -> None:
+    """Has accuracy been lost? Exit status 0 PASS, 1 FAIL, 3 INCONCLUSIVE, 2 bad input, 4 unfit environment."""
+    with _sentences():
+        from benchmarks import gate as module
+
+        if files is not None:
+            status = module.run_gate_files(gt, *files, number=number, margin=margin, out=output)
+        else:
+            status = module.run_gate(
+                detectors or [], dataset, data_root=data_root, device=device, only_bits=stages, anew=store, out=output
+            )
+    raise typer.Exit(int(status))
+
+
+@app.command("gate-rates")
+def gate_rates(
+    sets: Annotated[int, typer.Option(help="Sets of images that are made up.")] = 200,
+    images: Annotated[int, typer.Option(help="Of a set.")] = 300,
+    margin: Annotated[float, typer.Option(help="Points of loss that are of no account.")] = 0.5,
+    draws: Annotated[int, typer.Option(help="Resamples a judgement.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")] = None,
+) -> None:
+    """How often the gate is wrong about made-up detectors of which the truth is known (some minutes)."""
+    with _sentences():
+        from benchmarks.gate_rates import as_json, error_rates, print_rates
+
+        found = error_rates(sets, images, margin=margin, draws=draws, seed=seed)
+        print_rates(found)
+        if output is not None:
+            _emit(as_json(found), str(output))
 
 
 @app.command()

@@ -35,6 +35,7 @@ from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
 from benchmarks.multiscale import protocol_named
 from benchmarks.proposals import remembering
+from benchmarks.protocol import identities
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
 from ops.nms import Suppression, suppressing
@@ -366,6 +367,7 @@ def evaluate(
     matches = match(truth, results)
     metrics = score_matches(truth, results, matches)
     protocol = metrics.pop("protocol", {})
+    protocol["identity"] = identities(protocol, dataset.fingerprint)
     if misses or subject.model.classifies_windows:
         metrics["misses"] = miss_rates(matches, truth.labels, _windows(subject.model, dataset))
         protocol["misses"] = MISSES

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.results import Hardware
 from reports.plots import Point, scatter
+from reports.protocols import Group, by_protocol
 from reports.records import NOT_MEASURED, Entry, Shelf
 
 __all__ = [
@@ -148,10 +149,15 @@ def leaderboards(shelf: Shelf) -> list[Section]:
     tests = sorted(
         {entry.test for entry in small} - {"shapes test"}, key=lambda test: (not test.startswith("bccd"), test)
     )
-    return [_leaderboard(shelf, test, [e for e in small if e.test == test]) for test in ("shapes test", *tests)]
+    return [
+        _leaderboard(shelf, test, group)
+        for test in ("shapes test", *tests)
+        for group in by_protocol([entry for entry in small if entry.test == test])
+    ]
 
 
-def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
+def _leaderboard(shelf: Shelf, test: str, group: Group) -> Section:
+    entries: Sequence[Entry] = group.entries
     title, anchor = f"Small detectors on {test}", f"small-{test.replace(' ', '-')}"
     if not entries:
         return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record of a small detector.",))
@@ -178,6 +184,8 @@ def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
                 " ".join(notes.mark(text) for text in about),
             )
         )
+    if group.identity:
+        title, anchor = f"{title}, protocol {group.identity}", f"{anchor}-{group.identity}"
     heads = (
         Header("detector", text=True),
         Header("year"),
@@ -223,6 +231,8 @@ def _plots(
                 points,
                 title=title,
                 x_title="milliseconds an image, end to end (logarithmic)",
+    if group.text:
+        intro.append(group.text)
                 y_title="AP",
                 log=True,
                 front="no detector is both faster and more accurate",

@@ -33,6 +33,7 @@ __all__ = [
     "Matches",
     "Note",
     "Results",
+from benchmarks.protocol import hash_of_ids, hash_of_labels, identities
     "ScoreError",
     "accumulate",
     "encode_masks",
@@ -78,7 +79,8 @@ def score(
         - `voc`: mAP07, mAP10
         - `per_class`: by category name (by id where names repeat) AP, AP50, FD, AP07, AP10 and `objects`, the number
           of its annotations that are not crowds
-        - `protocol`: every setting the numbers depend on
+        - `protocol`: every setting the numbers depend on, and `identity`: of each number the hash of its own
+          (`benchmarks.protocol`)
         - `intervals`, where they are asked for: low and high of each number, laid out as above, with `level`, `method`,
           `draws`, `seed` and `unit`
         - `notes`: what should be looked at, each with `kind`, `count` and `message`
@@ -123,13 +125,13 @@ def score_matches(truth: GroundTruth, results: Results, matches: Matches, protoc
         "fd": {key: asked("fd", value) for key, value in fd_stats(curves).items()},
         "voc": {"mAP07": asked("voc07", mean_or_none(ap07)), "mAP10": asked("voc10", mean_or_none(ap10))},
         "per_class": per_class,
-        "protocol": _settings(protocol),
+        "protocol": _settings(protocol, truth),
         "notes": [*truth.notes, *results.notes],
     }
 
 
-def _settings(protocol: str) -> dict[str, Any]:
-    """What the numbers depend on, for the Record."""
+def _settings(protocol: str, truth: GroundTruth) -> dict[str, Any]:
+    """What the numbers depend on, for the Record, and the hash of it by number."""
     areas = {scale: list(bounds) for scale, bounds in AREAS.items()}
     shared = {
         "areas": areas,
@@ -157,10 +159,14 @@ def _settings(protocol: str) -> dict[str, Any]:
         "voc10": {**voc, "average": "area under the monotone curve"},
     }
     chosen = settings if protocol == "all" else {protocol: settings[protocol]}
-    return {
+    found = {
         "name": protocol,
         "boxes": "x, y, width, height, continuous pixels",
         "iou_precision": "float64",
         "ties": "image id, then order in the file",
         **chosen,
     }
+        "score_floor": 0.0,
+        "images": hash_of_ids(truth.image_ids),
+        "label_map": hash_of_labels(truth.category_ids, truth.category_names),
+    return {**found, "identity": identities(found)}
