@@ -49,6 +49,7 @@ def cost(
         `macs`: multiply-accumulates of one image in convolutions, matrix products and deformable convolutions, half
             of what PyTorch's flop counter gives; biases, norms, activations, pooling and resampling do not count.
         `boxes`: anchors, priors or cells, or None where the detector has none.
+        `regions`, of detectors that have a second stage: the most regions that it looks at in testing.
         `input`: `[H, W]` of the network's input.
 
     Raises:
@@ -66,13 +67,22 @@ def cost(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stored = {key: value for key, value in model.state_dict().items() if torch.is_tensor(value)}
     names = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    regions = _regions(model)
     return {
         "parameters": parameters,
         "buffers": sum(value.numel() for key, value in stored.items() if key not in names),
         "macs": count_macs(model, size),
         "boxes": model.num_boxes(size),
+        **({} if regions is None else {"regions": regions}),
         "input": list(size),
     }
+
+
+def _regions(model: Detector) -> int | None:
+    """Of a detector with a region proposal network what this lets through in testing, else what the proposer gives."""
+    network = getattr(model, "rpn", None)
+    found = getattr(model, "most", None) if network is None else network.after_nms[1]
+    return None if found is None else int(found)
 
 
 def parse_size(text: str) -> tuple[int, int]:

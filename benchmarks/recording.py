@@ -18,6 +18,7 @@ from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, dataset_id
 from benchmarks.hardware import WarmUp
 from benchmarks.latency import measure_latency
+from benchmarks.papers import read_tables
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, Record, Weights, read_records
 from zoo import CATALOG
@@ -80,12 +81,18 @@ def cost_record(
 
 
 def record_costs(folder: Path | None = None) -> list[Path]:
-    """Cost Records of the whole catalog at the paper's size, and of every network that was trained here.
+    """Cost Records of the whole catalog at the paper's size, of networks that a row of a paper's table has at another,
+    and of every network that was trained here.
 
     A Record that differs in nothing but the commit and the versions stays as it is.
     """
     folder = folder or COMMITTED / "any"
     jobs = [partial(cost_record, spec, next(iter(spec.golden.parameters), 20)) for spec in CATALOG.values()]
+    for table in read_tables():
+        for row in table.rows:
+            if row.detector and row.overrides:
+                spec = CATALOG[row.detector]
+                jobs.append(partial(cost_record, spec, table.classes, scale="other", overrides=row.overrides))
     for trained in read_records(COMMITTED):
         if trained.kind == "training":
             # As it was trained: the small size of the catalog may have moved on since.

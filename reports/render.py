@@ -18,16 +18,19 @@ from reports.papers import paper_section, printed_figures
 from reports.records import NOT_MEASURED, UNDEFINED, Entry, Shelf
 from reports.sections import Grid, Plot, Section, checkpoints, front, leaderboards
 from reports.seeds import repeated
+from reports.speed import speeds
 from reports.two_stage import ablations, line, read_chosen
 from reports.windows import windows
 
 __all__ = ["render", "stale"]
 
 _INLINE = re.compile(
-    r"\\(?P<literal>[\\`*<])|`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*|\*(?P<em>[^*]+)\*|(?P<a>https://[^\s,)]+)"
+    r"\\(?P<literal>[\\`*<])|\[`(?P<page>[^`]+)`\]\(detectors/(?P=page)\.md\)|`(?P<code>[^`]+)`"
+    r"|\*\*(?P<strong>[^*]+)\*\*|\*(?P<em>[^*]+)\*|(?P<a>https://[^\s,)]+)"
 )
 _ELEMENTS = {
     "literal": Markup("{0}"),
+    "page": Markup('<a href="detectors/{0}.md"><code>{0}</code></a>'),
     "code": Markup("<code>{0}</code>"),
     "strong": Markup("<strong>{0}</strong>"),
     "em": Markup("<em>{0}</em>"),
@@ -51,6 +54,7 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
         *amounts(shelf),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),
+        speeds(shelf, tables),
         windows(),
         *appendix(shelf),
     ]
@@ -123,7 +127,7 @@ def _html(sections: Sequence[Section]) -> str:
 
 
 def _inline(text: str) -> Markup:
-    """Code, strong, emphasis and links of a paragraph; everything else is text."""
+    """Code, strong, emphasis, links and links to detectors' pages of a paragraph; everything else is text."""
     parts = []
     end = 0
     for match in _INLINE.finditer(text):

@@ -126,11 +126,14 @@ def front(shelf: Shelf) -> Section:
     paragraphs = [
         "Every figure here is one of two kinds, and the two never share a column. **Printed** figures are those of a "
         "paper's table, digit by digit; their columns are headed *paper*. **Measured** figures come from a Record that "
-        "this project's commands wrote; their columns are headed *here*, or stand in a table without any printed "
-        "figure. Under each table a note says which images a figure was measured on, on which machine, and with which "
-        "protocol; the weights are named by the first digits of their sha256. The appendix lists every Record.",
+        "this project's commands wrote; their columns are headed *here*, or *small* where other images or another size "
+        "were measured than the paper's, or stand in a table without any printed figure. A dash and a letter are a "
+        "figure that could not be measured, and the note of that letter says why. Under each table a note says which "
+        "images a figure was measured on, on which machine, and with which protocol; the weights are named by the "
+        "first digits of their sha256. The appendix lists every Record.",
         "Accuracies are in percent, times in milliseconds for one image from pixels to detections (median, batch 1). "
-        f"*{NOT_MEASURED}* means that no Record fits; *undefined* that a metric has no value on these images. "
+        f"{_how_sure(shelf)}*{NOT_MEASURED}* means that no Record fits; *undefined* that a metric has no value on "
+        "these images. "
         "Detectors called *small* are the papers' architectures at a size that trains in minutes on two processor "
         "cores, on small data: they can be compared with each other, never with a printed figure. Unless said "
         "otherwise, each is one training run with one seed, so that differences of a point or less mean nothing.",
@@ -141,6 +144,21 @@ def front(shelf: Shelf) -> Section:
             f"{records - own} are the project's."
         )
     return Section("Detectors, measured and compared with their papers", "top", tuple(paragraphs), level=1)
+
+
+def _how_sure(shelf: Shelf) -> str:
+    """What stands in brackets behind an accuracy, where any Record has it."""
+    kinds = set()
+    for entry in shelf.accuracies:
+        found = entry.record.metrics.get("intervals")
+        if isinstance(found, dict):
+            kinds.add((found.get("level", 0), found.get("method", ""), found.get("draws", 0)))
+    return "".join(
+        f"In brackets behind an accuracy stands the interval that is to hold it on as many images of the same kind "
+        f"{100 * level:.0f} times in 100, from {draws:,} resamples of the images (method *{method}*); that another "
+        "training would give other weights is no part of it. "
+        for level, method, draws in sorted(kinds)
+    )
 
 
 def leaderboards(shelf: Shelf) -> list[Section]:
@@ -175,7 +193,8 @@ def _leaderboard(shelf: Shelf, test: str, group: Group) -> Section:
                 _name(entry),
                 shelf.about(entry.record.detector, "year"),
                 shelf.about(entry.record.detector, "family"),
-                *(entry.metric(place) for _, place in _METRICS),
+                entry.sure(_METRICS[0][1]),
+                *(entry.metric(place) for _, place in _METRICS[1:]),
                 *(_milliseconds(clock) for clock in clocks),
                 cost.count("parameters") if cost else NOT_MEASURED,
                 cost.millions("macs") if cost else NOT_MEASURED,

@@ -37,6 +37,7 @@ from benchmarks.protocol import hash_of_ids, hash_of_labels, identities
     "ScoreError",
     "accumulate",
     "encode_masks",
+    "image_intervals",
     "load_detections",
     "load_ground_truth",
     "mask_ap",
@@ -95,9 +96,14 @@ def score(
     matches = match(truth, results)
     scores = score_matches(truth, results, matches, protocol)
     if intervals:
-        found = intervals_of(scores, resample(matches, intervals, seed))
-        scores["intervals"] = {"seed": seed, "unit": "images, with replacement", **found}
+        scores["intervals"] = image_intervals(scores, matches, intervals, seed)
     return scores
+
+
+def image_intervals(scores: Mapping[str, Any], matches: Matches, draws: int = 1_000, seed: int = 0) -> dict[str, Any]:
+    """The 95 % intervals of what `score_matches` returned, from `draws` resamples of the images: `intervals` above."""
+    found = intervals_of(scores, resample(matches, draws, seed))
+    return {"seed": seed, "unit": "images, with replacement", **found}
 
 
 def score_matches(truth: GroundTruth, results: Results, matches: Matches, protocol: str = "all") -> dict[str, Any]:

@@ -75,7 +75,8 @@ class Record(_Frozen):
         recipe: How it was trained (training only).
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.
-        metrics: Results. Accuracy: the JSON of `score`, fractions. Cost: parameters, macs, boxes. Training: steps,
+        metrics: Results. Accuracy: the JSON of `score`, fractions, with `intervals` of the totals where the Record is
+            no older than they are. Cost: parameters, macs, boxes. Training: steps,
             seconds, final losses, and the metrics of the split that was watched. Comparison: times of `ours`
             and `theirs`, their `ratio`, and the `agreement` of the detections.
         samples: Raw seconds, by stage (latency) or of either side (comparison).
@@ -117,6 +118,8 @@ class Record(_Frozen):
         timed = self.kind in ("comparison", "latency")
         device = f".{self.hardware.device.partition(':')[0]}" if timed and self.hardware else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
+        if self.kind == "cost" and self.scale == "other":
+            classes += "".join(f".{key}-{value}" for key, value in sorted(self.overrides.items()))
         again = f".seed-{self.seed}" if self.seed else ""
         again += f".of-{self.learned_from}" if self.learned_from else ""
         scales = f".{self.multi_scale}" if self.multi_scale else ""
