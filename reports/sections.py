@@ -177,6 +177,8 @@ def leaderboards(shelf: Shelf) -> list[Section]:
 def _leaderboard(shelf: Shelf, test: str, group: Group) -> Section:
     entries: Sequence[Entry] = group.entries
     title, anchor = f"Small detectors on {test}", f"small-{test.replace(' ', '-')}"
+    if group.identity:
+        title, anchor = f"{title}, protocol {group.identity}", f"{anchor}-{group.identity}"
     if not entries:
         return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record of a small detector.",))
     entries = sorted(entries, key=lambda entry: (-_number(entry, "stats.AP"), entry.record.detector, entry.own))
@@ -203,8 +205,6 @@ def _leaderboard(shelf: Shelf, test: str, group: Group) -> Section:
                 " ".join(notes.mark(text) for text in about),
             )
         )
-    if group.identity:
-        title, anchor = f"{title}, protocol {group.identity}", f"{anchor}-{group.identity}"
     heads = (
         Header("detector", text=True),
         Header("year"),
@@ -224,6 +224,8 @@ def _leaderboard(shelf: Shelf, test: str, group: Group) -> Section:
         "Sorted by AP. FD is 1 - AP over low overlaps (lower is better), VOC07 the 11-point mean AP at IoU 0.5. "
         "*Images seen* is steps times batch of the training: compare rows of which it is the same."
     )
+    if group.text:
+        intro.append(group.text)
     if len({entry.record.dataset.fingerprint for entry in entries if entry.record.dataset}) > 1:
         intro.append(
             "**The rows were not all tested on the same images**: compare only those whose first note is the same."
@@ -250,8 +252,6 @@ def _plots(
                 points,
                 title=title,
                 x_title="milliseconds an image, end to end (logarithmic)",
-    if group.text:
-        intro.append(group.text)
                 y_title="AP",
                 log=True,
                 front="no detector is both faster and more accurate",

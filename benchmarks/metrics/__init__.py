@@ -24,6 +24,7 @@ from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, M
 from benchmarks.metrics.miss_rate import miss_rates
 from benchmarks.metrics.proposals import proposal_recall
 from benchmarks.metrics.voc import voc_average_precision
+from benchmarks.protocol import hash_of_ids, hash_of_labels, identities
 
 __all__ = [
     "MASKS",
@@ -33,7 +34,6 @@ __all__ = [
     "Matches",
     "Note",
     "Results",
-from benchmarks.protocol import hash_of_ids, hash_of_labels, identities
     "ScoreError",
     "accumulate",
     "encode_masks",
@@ -170,9 +170,9 @@ def _settings(protocol: str, truth: GroundTruth) -> dict[str, Any]:
         "boxes": "x, y, width, height, continuous pixels",
         "iou_precision": "float64",
         "ties": "image id, then order in the file",
-        **chosen,
-    }
         "score_floor": 0.0,
         "images": hash_of_ids(truth.image_ids),
         "label_map": hash_of_labels(truth.category_ids, truth.category_names),
+        **chosen,
+    }
     return {**found, "identity": identities(found)}
