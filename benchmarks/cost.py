@@ -19,7 +19,7 @@ from ops.images import Batch, Frame
 from zoo import CATALOG, build
 from zoo.detector import Detector
 
-__all__ = ["SHAPES_SIZE", "cost", "count_macs", "parse_size"]
+__all__ = ["SHAPES_SIZE", "NothingSuppressed", "cost", "count_macs", "parse_size"]
 
 SHAPES_SIZE = (160, 160)
 """Images of `shapes`, on which the small sizes are trained: what their cost is stated for."""
@@ -104,7 +104,7 @@ def count_macs(model: Detector, size: tuple[int, int]) -> int:
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops}
     )
-    with torch.no_grad(), counter, _NothingSuppressed():
+    with torch.no_grad(), counter, NothingSuppressed():
         model.network_for_cost(batch)
     return int(counter.get_total_flops()) // 2
 
@@ -116,7 +116,7 @@ def _deformable_convolution_flops(
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-class _NothingSuppressed(TorchDispatchMode):
+class NothingSuppressed(TorchDispatchMode):
     """Lets non-maximum suppression run without data: every box stays, so that a cut after it gives its fixed number."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

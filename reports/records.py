@@ -17,7 +17,7 @@ NOT_MEASURED = "not measured"
 UNDEFINED = "undefined"
 """The metric was measured and has no value, such as AP_L on a test without large objects."""
 
-_KINDS = ("accuracy", "comparison", "cost", "latency", "training")
+_KINDS = ("accuracy", "claim", "comparison", "cost", "latency", "training")
 
 
 class ReportError(ValueError):

@@ -58,8 +58,9 @@ class Record(_Frozen):
 
     Attributes:
         kind: What was measured; a comparison is of times, with another implementation of the same network, or with
-            other detectors, which `protocol` then names under `beside`.
-        detector: Catalog name.
+            other detectors, which `protocol` then names under `beside`; a claim is what the ledger of claims needs
+            besides, for the claim that `protocol` then names under `claim`.
+        detector: Catalog name; `none` for a claim about none.
         scale: `small` (trained here), `paper` (the size of the paper) or `other` (a checkpoint of another shape).
         overrides: Constructor arguments that differ from the paper's size.
         num_classes: Foreground classes.
@@ -84,7 +85,7 @@ class Record(_Frozen):
     """
 
     schema_version: Literal[1] = 1
-    kind: Literal["accuracy", "comparison", "cost", "latency", "training"]
+    kind: Literal["accuracy", "claim", "comparison", "cost", "latency", "training"]
     detector: str
     scale: Literal["small", "paper", "other"]
     overrides: dict[str, Any] = {}
@@ -126,8 +127,10 @@ class Record(_Frozen):
         suppressed = f".{self.suppression}" if self.suppression else ""
         told = f".{self.truth}" if self.truth else ""
         beside = "".join(f".{name}" for name in self.protocol.get("beside", ()))
+        about = f".{self.protocol['claim']}" if self.kind == "claim" else ""
         return (
             f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{told}{beside}"
+            f"{about}"
         )
 
     @property
