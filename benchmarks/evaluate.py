@@ -22,6 +22,7 @@ from benchmarks.datasets import Dataset
 from benchmarks.keypoints import KNOWN, Known, knowing
 from benchmarks.metrics import (
     MASKS,
+    accumulate,
     encode_masks,
     image_intervals,
     load_detections,
@@ -29,6 +30,7 @@ from benchmarks.metrics import (
     mask_ap,
     match,
     miss_rates,
+    precision_curves,
     proposal_recall,
     score_matches,
 )
@@ -374,6 +376,7 @@ def evaluate(
     metrics["intervals"] = {
         part: ends for part, ends in image_intervals(metrics, matches).items() if part != "per_class"
     }
+    metrics["precision"] = precision_curves(accumulate(matches))
     if misses or subject.model.classifies_windows:
         metrics["misses"] = miss_rates(matches, truth.labels, _windows(subject.model, dataset))
         protocol["misses"] = MISSES

@@ -21,6 +21,7 @@ from benchmarks.latency import measure_latency
 from benchmarks.papers import read_tables
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, Record, Weights, read_records
+from benchmarks.train import describe_recipe
 from zoo import CATALOG
 from zoo.checkpoints import as_arguments
 from zoo.detector import Spec
@@ -66,8 +67,18 @@ def cost_record(
     scale: Literal["small", "paper", "other"] = "paper",
     overrides: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Count a detector; `overrides` are all arguments that differ from the paper's size."""
+    """Count a detector; `overrides` are all arguments that differ from the paper's size.
+
+    The Record of the paper's size, which pages describe a detector by, also holds the stages of the network and how
+    paper and project train it.
+    """
     settings = dict(overrides or {})
+    papers = scale == "paper" and not settings
+    found = cost(spec.name, num_classes, overrides=settings, by_stage=papers)
+    if papers:
+        named = {"paper": spec.recipe, "small": spec.small_recipe}
+        recipes = {size: describe_recipe(recipe) for size, recipe in named.items() if recipe is not None}
+        found["recipes"] = json.loads(json.dumps(recipes))
     return Record(
         kind="cost",
         detector=spec.name,
@@ -76,7 +87,7 @@ def cost_record(
         num_classes=num_classes,
         commit=commit(),
         versions=versions(),
-        metrics={**cost(spec.name, num_classes, overrides=settings), **spec.origin},
+        metrics={**found, **spec.origin},
     )
 
 

@@ -222,7 +222,7 @@ def fit_by_gradient(
     amp: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train `model` in place and return `{"steps", "seconds", "losses"}`; the averaged weights, if any, end in it.
+    """Train `model` in place and return `{"steps", "seconds", "losses", "course"}`; averaged weights, if any, end in it.
 
     The state goes to `out/state.pt` every `checkpoint_every` steps and when Ctrl-C is pressed; where that file exists,
     training goes on from it. The losses of every 50th step go to `out/losses.jsonl`.
@@ -355,7 +355,17 @@ def fit_by_gradient(
     if recipe.stages:
         model.enter_stage(None, fresh=False)
     model.eval()
-    return {"steps": step, "seconds": round(states.seconds, 1), "losses": recent}
+    course = _course(out / "losses.jsonl")
+    return {"steps": step, "seconds": round(states.seconds, 1), "losses": recent, "course": course}
+
+
+def _course(path: Path, most: int = 60) -> list[list[float]]:
+    """Step and whole loss along a training, thinned out to at most so many of the logged steps."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [[line.pop("step"), round(sum(line.values()), 4)] for line in lines]
+    return found[:: -(-len(found) // most) or 1]
 
 
 def _trim_log(path: Path, step: int) -> None:

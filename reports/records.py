@@ -241,7 +241,9 @@ class Shelf:
         return None
 
     def training(self, accuracy: Entry) -> Entry | None:
-        """The training Record of the weights that were tested."""
+        """The training Record of the weights that were tested, where these are known."""
+        if accuracy.record.weights is None:
+            return None
         found = (entry for entry in self.of("training") if entry.record.weights == accuracy.record.weights)
         return next(found, None)
 

@@ -28,6 +28,7 @@ __all__ = [
     "front",
     "leaderboards",
     "literal",
+    "stands_beside",
     "tested_on",
 ]
 
@@ -161,9 +162,15 @@ def _how_sure(shelf: Shelf) -> str:
     )
 
 
+def stands_beside(entry: Entry) -> bool:
+    """Whether it is a detector of the reader's, of whatever size, on images that small detectors are tested on."""
+    return entry.own and entry.record.scale == "other" and entry.test.partition(" ")[0] in _DATASETS
+
+
 def leaderboards(shelf: Shelf) -> list[Section]:
     """The small detectors, one table a test; `shapes` test always, the others where there are Records."""
-    small = [entry for entry in (*shelf.accuracies, *shelf.multi_scale) if entry.record.scale == "small"]
+    found = (*shelf.accuracies, *shelf.multi_scale)
+    small = [entry for entry in found if entry.record.scale == "small" or stands_beside(entry)]
     tests = sorted(
         {entry.test for entry in small} - {"shapes test"}, key=lambda test: (not test.startswith("bccd"), test)
     )
@@ -285,7 +292,8 @@ def checkpoints(shelf: Shelf, printed: dict[str, list[tuple[str, str, str, float
         printed: By detector: name of a metric, its place in the JSON of `score`, what was tested on, the figure.
     """
     title, anchor = "Checkpoints of full size on real images", "checkpoints"
-    entries = [entry for entry in (*shelf.accuracies, *shelf.multi_scale) if entry.record.scale != "small"]
+    found = (*shelf.accuracies, *shelf.multi_scale)
+    entries = [entry for entry in found if entry.record.scale != "small" and not stands_beside(entry)]
     if not entries:
         return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record.",))
     notes = Notes()

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.metrics.bootstrap import resample
-from benchmarks.metrics.coco import COCO, MAX_DETECTIONS, RECALLS, Curves, accumulate, coco_stats, mean_or_none
+from benchmarks.metrics.coco import (
+    COCO,
+    MAX_DETECTIONS,
+    RECALLS,
+    Curves,
+    accumulate,
+    coco_stats,
+    mean_or_none,
+    precision_curves,
+)
 from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
 from benchmarks.metrics.intervals import intervals_of
@@ -43,6 +52,7 @@ __all__ = [
     "mask_ap",
     "match",
     "miss_rates",
+    "precision_curves",
     "proposal_recall",
     "read_masks",
     "score",

@@ -77,9 +77,9 @@ class Record(_Frozen):
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.
         metrics: Results. Accuracy: the JSON of `score`, fractions, with `intervals` of the totals where the Record is
-            no older than they are. Cost: parameters, macs, boxes. Training: steps,
-            seconds, final losses, and the metrics of the split that was watched. Comparison: times of `ours`
-            and `theirs`, their `ratio`, and the `agreement` of the detections.
+            no older than they are. Cost: parameters, macs, boxes; of the paper's size, stages and recipes, too.
+            Training: steps, seconds, final losses, and their `course`. Comparison: times of `ours` and `theirs`, their
+            `ratio`, and the `agreement` of the detections.
         samples: Raw seconds, by stage (latency) or of either side (comparison).
         note: What a reader must know besides.
     """
@@ -152,9 +152,12 @@ class Record(_Frozen):
         return None if found is None else str(found["name"])
 
     def write(self, folder: Path) -> Path:
-        """Write as JSON under `folder`, whole or not at all, and return the file."""
+        """Write as JSON under `folder`, whole or not at all, and return the file; a manifest above it is kept."""
+        from benchmarks.manifest import note
+
         path = folder / f"{self.name}.json"
         write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        note(path)
         return path
 
     @classmethod
