@@ -387,6 +387,24 @@ def cost(
             print(f"{name:>12}  {value:,}" if isinstance(value, int) else f"{name:>12}  {value}")
 
 
+@app.command()
+def claims(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of claims; by default all that need measuring.")] = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option(help="A further small checkpoint, as of another seed; may be repeated.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Of each split that trained detectors see.")] = 300,
+    anew: Annotated[bool, typer.Option("--anew", help="Measure also what is there.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the Records; default the committed ones.")] = None,
+) -> None:
+    """Measure what the ledger of claims needs besides trainings, tests and times; `python -m reports` judges."""
+    with _sentences():
+        from benchmarks.claims.measure import measure
+
+        for path in measure(ids or (), extra=checkpoint or (), images=images, anew=anew, out=out):
+            print(path)
+
+
 @app.command("record-costs")
 def record_costs(
     out: Annotated[Path | None, typer.Option(help="Folder for the Records; default the committed ones.")] = None,
@@ -398,6 +416,19 @@ def record_costs(
         print(f"{len(run(out))} Records")
 
 
+@app.command("record-intervals")
+def record_intervals(
+    dataset: DatasetName = "shapes",
+    detector: Annotated[str, typer.Option(help="A name of the catalog, or a pattern.")] = "*",
+    data_root: DataRoot = None,
+) -> None:
+    """Add 95 % intervals and curves to Records of shipped checkpoints that lack them, if no metric has moved."""
+    with _sentences():
+        from benchmarks.reevaluation import record_intervals as run
+
+        print(f"{len(run(dataset, detector, data_root=data_root))} Records")
+
+
 @app.command()
 def score(
     gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
@@ -406,19 +437,54 @@ def score(
     output: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     intervals: Annotated[int, typer.Option(help="95 % intervals from so many resamples of the images.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    record: Annotated[str | None, typer.Option(help="Write a Record for `python -m reports`, of this name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the Record; default runs/NAME.")] = None,
+    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Score a file of results. Exit status 2 on bad input."""
     with _sentences():
+        from benchmarks.exchange import write_record
         from benchmarks.score import run_score
 
-        run_score(gt, detections, protocol, output, intervals=intervals, seed=seed)
+        if record is not None and protocol != "all":
+            raise ValueError(f"--protocol {protocol}: a Record holds the numbers of all; leave it out")
+        scores = run_score(gt, detections, protocol, output, intervals=intervals, seed=seed)
+        if record is not None:
+            print(write_record(record, scores, gt, detections, out or Path("runs") / record, note))
+
+
+@app.command()
+def export(
+    dataset: Annotated[str, typer.Argument(help="shapes, bccd, voc or coco.")],
+    out: Out,
+    split: Split = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Write a split's images and its ground truth in COCO's format, for detectors of any kind."""
+    with _sentences():
+        from benchmarks.datasets import open_dataset
+        from benchmarks.exchange import export as run
+
+        print(run(open_dataset(dataset, split, data_root), out))
+
+
+@app.command()
+def seal() -> None:
+    """Write the manifests of the project's Records and of the papers' tables anew, as they are now."""
+    with _sentences():
+        from benchmarks.manifest import SEALED
+        from benchmarks.manifest import seal as run
+
+        for folder, pattern in SEALED.items():
+            if any(folder.glob(pattern)):
+                print(run(folder, pattern))
 
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="COCO results JSON of one detector,")],
+    first: Annotated[Path, typer.Argument(help="COCO results JSON of one detector (or its numbers, or a Record),")],
     second: Annotated[Path, typer.Argument(help="and of another, on the same images.")],
-    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    gt: Annotated[Path | None, typer.Option(help="Ground truth: a COCO JSON. Numbers need none.")] = None,
     margin: Annotated[float, typer.Option(help="Differences up to so many points are of no account.")] = 0.5,
     draws: Annotated[int, typer.Option(help="Resamples of the images.")] = 1_000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
@@ -429,6 +495,109 @@ def compare(
         from benchmarks.compare import run_compare
 
         run_compare(first, second, gt, draws=draws, seed=seed, margin=margin, out=output)
+
+
+@app.command()
+def explain(
+    first: Annotated[Path, typer.Argument(help="Detections that the first AP is of,")],
+    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    second: Annotated[Path | None, typer.Argument(help="and the second, if they are others.")] = None,
+    source: Annotated[str, typer.Option("--from", help="coco, voc07, ...; or switches: coco,nms=0.5.")] = "coco",
+    target: Annotated[str | None, typer.Option("--to", help="Likewise of the second AP; by default the same.")] = None,
+    average: Annotated[bool, typer.Option("--average", help="Mean effects over all orders of the switches.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG file of the waterfall.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the steps to this file.")] = None,
+) -> None:
+    """Why do two APs of one detector differ? Turns one switch of the protocol at a time. Exit status 2 on bad input."""
+    with _sentences():
+        from benchmarks.explain import run_explain
+
+        run_explain(first, second, gt, source=source, target=target, average=average, plot=plot, out=output)
+
+
+@app.command()
+def analyse(
+    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    detections: Annotated[Path, typer.Option(help="COCO results JSON, or VOC comp3/comp4 text files.")],
+    out: Out,
+    images: Annotated[Path | None, typer.Option(help="Folder of the images, to draw those with most errors.")] = None,
+    floor: Annotated[float, typer.Option(help="Confusion and worst images: from this score on.")] = 0.3,
+) -> None:
+    """Where the errors are: kinds and cost, calibration, recall, confusion, miss rates, worst images."""
+    with _sentences():
+        from benchmarks.analysis import run_analysis
+
+        run_analysis(gt, detections, out, images=images, floor=floor)
+
+
+@app.command("score-speed")
+def score_speed(
+    images: Annotated[str, typer.Option(help="Sizes of the generated sets, with commas.")] = "1250,2500,5000",
+    rounds: Annotated[int, typer.Option(help="Runs of each side, by turns.")] = 3,
+    hotcoco: Annotated[Path | None, typer.Option(help="A Python that has hotcoco, to time `compare` too.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the times to this file.")] = None,
+) -> None:
+    """Time and memory of `score`, with and without intervals, beside pycocotools (some minutes)."""
+    with _sentences():
+        from rich.console import Console
+
+        from benchmarks.speed import measure, print_speed
+
+        with Console(stderr=True).status("starting") as status:
+            found = measure([int(count) for count in images.split(",")], rounds, hotcoco, status.update)
+        print_speed(found)
+        if output is not None:
+            _emit(found, str(output))
+
+
+@app.command()
+def gate(
+    detectors: Annotated[
+        list[str] | None, typer.Argument(help="Names or globs of detectors; by default all that ship.")
+    ] = None,
+    dataset: DatasetName = "shapes",
+    data_root: DataRoot = None,
+    stages: Annotated[bool, typer.Option("--stages", help="Only the first tier: which stage's bits moved.")] = False,
+    store: Annotated[bool, typer.Option("--store", help="Write the references of those that have none.")] = False,
+    device: Device = "cpu",
+    files: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Judge two COCO results instead: the reference, and the new one.")
+    ] = None,
+    gt: Annotated[Path | None, typer.Option(help="Their ground truth: a COCO JSON.")] = None,
+    number: Annotated[str, typer.Option(help="With --files: AP, AP50, AP75, mAP07 or mAP10.")] = "AP",
+    margin: Annotated[float, typer.Option(help="With --files: points of loss that are of no account.")] = 0.5,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the judgements to this file.")] = None,
+) -> None:
+    """Has accuracy been lost? Exit status 0 PASS, 1 FAIL, 3 INCONCLUSIVE, 2 bad input, 4 unfit environment."""
+    with _sentences():
+        from benchmarks import gate as module
+
+        if files is not None:
+            status = module.run_gate_files(gt, *files, number=number, margin=margin, out=output)
+        else:
+            status = module.run_gate(
+                detectors or [], dataset, data_root=data_root, device=device, only_bits=stages, anew=store, out=output
+            )
+    raise typer.Exit(int(status))
+
+
+@app.command("gate-rates")
+def gate_rates(
+    sets: Annotated[int, typer.Option(help="Sets of images that are made up.")] = 200,
+    images: Annotated[int, typer.Option(help="Of a set.")] = 300,
+    margin: Annotated[float, typer.Option(help="Points of loss that are of no account.")] = 0.5,
+    draws: Annotated[int, typer.Option(help="Resamples a judgement.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")] = None,
+) -> None:
+    """How often the gate is wrong about made-up detectors of which the truth is known (some minutes)."""
+    with _sentences():
+        from benchmarks.gate_rates import as_json, error_rates, print_rates
+
+        found = error_rates(sets, images, margin=margin, draws=draws, seed=seed)
+        print_rates(found)
+        if output is not None:
+            _emit(as_json(found), str(output))
 
 
 @app.command()
@@ -505,10 +674,16 @@ def gallery(
 
         from benchmarks.datasets import open_dataset
         from benchmarks.drawing import gallery as run
+        from benchmarks.results import write_atomically
 
         data = open_dataset(dataset, None, data_root)
         subjects = [_subject(name, dataset, None, len(data.class_names), None) for name in detectors]
-        write_png(run(subjects, data, [int(index) for index in images.split(",")]), str(out), compression_level=9)
+        chosen = [int(index) for index in images.split(",")]
+        write_png(run(subjects, data, chosen), str(out), compression_level=9)
+        about = {"dataset": data.name, "split": data.split, "images": chosen, "detectors": detectors}
+        lines = [f"# Of what `{out.name}` is, written with it by `python -m benchmarks gallery`."]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in about.items()]
+        write_atomically(out.with_suffix(".toml"), "\n".join(lines) + "\n")
         print(out)
 
 

@@ -27,10 +27,10 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks import hardware
-from benchmarks.beside import ratio_of_medians
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import dataset_id
 from benchmarks.latency import ForeignLoad, fixed_threads, summarise
+from benchmarks.metrics.intervals import ratio_of_medians
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights
 from ops.structures import Detections

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Column, Table
@@ -22,13 +21,14 @@ from benchmarks import hardware
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import dataset_id, load_subject
 from benchmarks.latency import ForeignLoad, by_stage, fixed_threads, summarise, time_call
+from benchmarks.metrics.intervals import ratio_of_medians
 from benchmarks.proposals import Memory, proposer_of
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
 
-__all__ = ["Contender", "compare_latency", "contender", "print_beside", "ratio_of_medians"]
+__all__ = ["Contender", "compare_latency", "contender", "print_beside"]
 
 
 @dataclass(frozen=True)
@@ -178,15 +178,6 @@ def _figures(one: Contender, own: dict[str, list[float]], last: dict[str, list[f
         "stages": {stage: summarise(seconds) for stage, seconds in own.items()},
         "ratio": ratio_of_medians(own["end_to_end"], last["end_to_end"]),
     }
-
-
-def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float], draws: int = 2_000) -> dict[str, float]:
-    """Ratio of the medians of paired samples, and the middle 95 % of what resampled pairs give."""
-    pairs = np.array([ours, theirs])
-    rows = np.random.default_rng(0).integers(pairs.shape[1], size=(draws, pairs.shape[1]))
-    medians = np.median(pairs[:, rows], axis=2)
-    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5]).tolist()
-    return {"median": float(np.median(pairs[0]) / np.median(pairs[1])), "low": low, "high": high}
 
 
 def print_beside(record: Record) -> None:

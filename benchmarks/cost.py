@@ -15,11 +15,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.stages import stages, watched
 from ops.images import Batch, Frame
 from zoo import CATALOG, build
 from zoo.detector import Detector
 
-__all__ = ["SHAPES_SIZE", "cost", "count_macs", "parse_size"]
+__all__ = ["SHAPES_SIZE", "NothingSuppressed", "cost", "count_macs", "parse_size"]
 
 SHAPES_SIZE = (160, 160)
 """Images of `shapes`, on which the small sizes are trained: what their cost is stated for."""
@@ -32,6 +33,7 @@ def cost(
     *,
     small: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    by_stage: bool = False,
 ) -> dict[str, Any]:
     """Count a detector of the catalog.
 
@@ -42,6 +44,7 @@ def cost(
             what its preprocessing makes of an image of `shapes`.
         small: The small size instead of the paper's.
         overrides: Constructor arguments besides.
+        by_stage: Count the parts of the network, too.
 
     Returns:
         `parameters`: elements of all `nn.Parameter`s, frozen ones too.
@@ -49,7 +52,9 @@ def cost(
         `macs`: multiply-accumulates of one image in convolutions, matrix products and deformable convolutions, half
             of what PyTorch's flop counter gives; biases, norms, activations, pooling and resampling do not count.
         `boxes`: anchors, priors or cells, or None where the detector has none.
+        `regions`, of detectors that have a second stage: the most regions that it looks at in testing.
         `input`: `[H, W]` of the network's input.
+        `stages`, where asked for: the parts of the network, as `benchmarks.stages.stages` lists them.
 
     Raises:
         KeyError: There is no such detector.
@@ -66,13 +71,24 @@ def cost(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     stored = {key: value for key, value in model.state_dict().items() if torch.is_tensor(value)}
     names = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    macs, parts = _counted(model, size)
+    regions = _regions(model)
     return {
         "parameters": parameters,
         "buffers": sum(value.numel() for key, value in stored.items() if key not in names),
-        "macs": count_macs(model, size),
+        "macs": macs,
         "boxes": model.num_boxes(size),
+        **({} if regions is None else {"regions": regions}),
         "input": list(size),
+        **({"stages": parts} if by_stage else {}),
     }
+
+
+def _regions(model: Detector) -> int | None:
+    """Of a detector with a region proposal network what this lets through in testing, else what the proposer gives."""
+    network = getattr(model, "rpn", None)
+    found = getattr(model, "most", None) if network is None else network.after_nms[1]
+    return None if found is None else int(found)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -89,14 +105,23 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def count_macs(model: Detector, size: tuple[int, int]) -> int:
     """Multiply-accumulates of `network_for_cost` on one image whose network input is `size`; `model` is on meta."""
+    return _counted(model, size)[0]
+
+
+def _counted(model: Detector, size: tuple[int, int]) -> tuple[int, list[dict[str, Any]]]:
+    """The same, and the stages of the network."""
     frame = Frame(size, size, (1.0, 1.0))
     batch = Batch(torch.empty((1, 3, *size), device="meta"), (frame,))
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops}
     )
-    with torch.no_grad(), counter, _NothingSuppressed():
+
+    def products() -> int:
+        return int(counter.get_total_flops()) // 2
+
+    with torch.no_grad(), counter, NothingSuppressed(), watched(model, products) as seen:
         model.network_for_cost(batch)
-    return int(counter.get_total_flops()) // 2
+    return products(), stages(model, seen)
 
 
 def _deformable_convolution_flops(
@@ -106,7 +131,7 @@ def _deformable_convolution_flops(
     return 2 * math.prod(out_shape) * math.prod(weight[1:])
 
 
-class _NothingSuppressed(TorchDispatchMode):
+class NothingSuppressed(TorchDispatchMode):
     """Lets non-maximum suppression run without data: every box stays, so that a cut after it gives its fixed number."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -289,7 +289,7 @@ def fit_by_gradient(
     amp: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train `model` in place and return `{"steps", "seconds", "losses"}`; the averaged weights, if any, end in it.
+    """Train `model` in place and return `{"steps", "seconds", "losses", "course"}`; averaged weights, if any, end in it.
 
     The state goes to `out/state.pt` every `checkpoint_every` steps and after the step in which Ctrl-C or SIGTERM
     comes; where that file exists,
@@ -344,7 +344,17 @@ def fit_by_gradient(
         if own_size is not None:
             model.resize(own_size)
     run.end()
-    return {"steps": run.step, "seconds": round(run.states.seconds, 1), "losses": run.recent}
+    course = _course(run.log)
+    return {"steps": run.step, "seconds": round(run.states.seconds, 1), "losses": run.recent, "course": course}
+
+
+def _course(path: Path, most: int = 60) -> list[list[float]]:
+    """Step and whole loss along a training, thinned out to at most so many of the logged steps."""
+    if not path.exists():
+        return []
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [[line.pop("step"), round(sum(line.values()), 4)] for line in lines]
+    return found[:: -(-len(found) // most) or 1]
 
 
 def _leave_signals(worker: int) -> None:

@@ -15,7 +15,7 @@ from benchmarks.datasets import Dataset, read_image
 from benchmarks.evaluate import Subject
 from ops.structures import Detections
 
-__all__ = ["draw", "gallery", "predict_files"]
+__all__ = ["draw", "draw_boxes", "gallery", "predict_files"]
 
 _PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442", "#ffffff")
 
@@ -34,7 +34,27 @@ def draw(image: Tensor, detections: Detections, class_names: Sequence[str], thre
     colors = [_PALETTE[label % len(_PALETTE)] for label in labels]
     if shown.masks is not None:
         pixels = draw_segmentation_masks(pixels, shown.masks, alpha=0.5, colors=colors)
-    return draw_bounding_boxes(pixels, shown.boxes, texts, colors, width=2, label_colors="black", fill_labels=True)
+    return draw_boxes(pixels, shown.boxes, texts, colors)
+
+
+def draw_boxes(pixels: Tensor, boxes: Tensor, texts: Sequence[str], colors: Sequence[str], width: int = 2) -> Tensor:
+    """The image, uint8 `[3, H, W]`, with boxes `[N, 4]`, each in its colour and with its text; none where it is empty.
+
+    Texts stand on their box's colour.
+    """
+    for chosen in (False, True):  # texts over all lines
+        rows = [n for n, text in enumerate(texts) if bool(text) == chosen]
+        if rows:
+            pixels = draw_bounding_boxes(
+                pixels,
+                boxes[rows],
+                [texts[n] for n in rows] if chosen else None,
+                [colors[n] for n in rows],
+                width=width,
+                label_colors="black" if chosen else None,
+                fill_labels=chosen,
+            )
+    return pixels
 
 
 def predict_files(

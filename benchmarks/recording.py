@@ -18,8 +18,10 @@ from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, dataset_id
 from benchmarks.hardware import WarmUp
 from benchmarks.latency import measure_latency
+from benchmarks.papers import read_tables
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, Record, Weights, read_records
+from benchmarks.train import describe_recipe
 from zoo import CATALOG
 from zoo.checkpoints import as_arguments
 from zoo.detector import Spec
@@ -65,8 +67,18 @@ def cost_record(
     scale: Literal["small", "paper", "other"] = "paper",
     overrides: Mapping[str, Any] | None = None,
 ) -> Record:
-    """Count a detector; `overrides` are all arguments that differ from the paper's size."""
+    """Count a detector; `overrides` are all arguments that differ from the paper's size.
+
+    The Record of the paper's size, which pages describe a detector by, also holds the stages of the network and how
+    paper and project train it.
+    """
     settings = dict(overrides or {})
+    papers = scale == "paper" and not settings
+    found = cost(spec.name, num_classes, overrides=settings, by_stage=papers)
+    if papers:
+        named = {"paper": spec.recipe, "small": spec.small_recipe}
+        recipes = {size: describe_recipe(recipe) for size, recipe in named.items() if recipe is not None}
+        found["recipes"] = json.loads(json.dumps(recipes))
     return Record(
         kind="cost",
         detector=spec.name,
@@ -75,17 +87,23 @@ def cost_record(
         num_classes=num_classes,
         commit=commit(),
         versions=versions(),
-        metrics={**cost(spec.name, num_classes, overrides=settings), **spec.origin},
+        metrics={**found, **spec.origin},
     )
 
 
 def record_costs(folder: Path | None = None) -> list[Path]:
-    """Cost Records of the whole catalog at the paper's size, and of every network that was trained here.
+    """Cost Records of the whole catalog at the paper's size, of networks that a row of a paper's table has at another,
+    and of every network that was trained here.
 
     A Record that differs in nothing but the commit and the versions stays as it is.
     """
     folder = folder or COMMITTED / "any"
     jobs = [partial(cost_record, spec, next(iter(spec.golden.parameters), 20)) for spec in CATALOG.values()]
+    for table in read_tables():
+        for row in table.rows:
+            if row.detector and row.overrides:
+                spec = CATALOG[row.detector]
+                jobs.append(partial(cost_record, spec, table.classes, scale="other", overrides=row.overrides))
     for trained in read_records(COMMITTED):
         if trained.kind == "training":
             # As it was trained: the small size of the catalog may have moved on since.

@@ -12,7 +12,7 @@ from tabulate import tabulate
 
 from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, mask_ap, read_masks, score
 
-__all__ = ["print_scores", "run_score"]
+__all__ = ["misses_table", "print_scores", "run_score"]
 
 
 def run_score(
@@ -85,7 +85,7 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         rows = [list(shares.values()) + list(counts.values())]
         blocks.append(tabulate(rows, headers=[*shares, *counts], disable_numparse=True, stralign="right"))
     if "misses" in scores:
-        blocks.append(_misses(scores["misses"]))
+        blocks.append(misses_table(scores["misses"]))
     if "masks" in scores:
         masks = tabulate([_percent(scores["masks"].values())], headers=list(scores["masks"]), disable_numparse=True)
         blocks.insert(1, f"Masks:\n{masks}")
@@ -132,19 +132,23 @@ def _with_ends(value: float | None, ends: list[float] | None) -> str:
     return text if ends is None else f"{text} ({100 * ends[0]:.1f}-{100 * ends[1]:.1f})"
 
 
-def _misses(part: Mapping[str, Any]) -> str:
-    """Miss rates, and what is found at a number of false positives."""
-    columns = {
+def misses_table(part: Mapping[str, Any]) -> str:
+    """Miss rates, and what is found at a number of false positives, with intervals where there are any."""
+    ends = part.get("intervals")
+    rates, found = (_totals(pick(part), None if ends is None else pick(ends)) for pick in (_rates, _found))
+    return f"Missed:\n{rates}\n\nFound at so many false positives:\n{found}"
+
+
+def _rates(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "log-average": part["log_average"],
         **{f"{rate} FPPI": value for rate, value in part["at_fppi"].items()},
         **{f"{rate} FPPW": value for rate, value in part["at_fppw"].items()},
     }
-    found = {f"{count} false": value for count, value in part["found_at"].items()}
-    tables = [
-        tabulate([_percent(row.values())], headers=list(row), disable_numparse=True, stralign="right")
-        for row in (columns, found)
-    ]
-    return f"Missed:\n{tables[0]}\n\nFound at so many false positives:\n{tables[1]}"
+
+
+def _found(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{count} false": value for count, value in part["found_at"].items()}
 
 
 def _percent(values: Any) -> list[str]:

@@ -1,25 +1,25 @@
 """Checkpoints that ship with the project, and what CI expects of them.
 
 Beside `zoo/weights/NAME.safetensors` stands `NAME.json`: the benchmark, the fingerprint of its test split, the sha256
-of the checkpoint and the metrics that the project measured with it.
+of the checkpoint and the metrics that the project measured with it; and its reference (`benchmarks.references`).
 """
 
 from __future__ import annotations
 
 import fnmatch
 import shutil
+import tempfile
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from benchmarks.datasets import open_dataset
+from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.evaluate import evaluate, load_subject
 from benchmarks.provenance import sha256
 from benchmarks.results import COMMITTED, Record, write_atomically
 from benchmarks.suite import BENCHMARKS, headline_of
 
-__all__ = ["Expectation", "ship", "shipped", "verdict"]
+__all__ = ["Expectation", "ship", "shipped"]
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "zoo" / "weights"
 LIMIT = 1_000_000
@@ -70,19 +70,6 @@ def shipped(dataset: str, pattern: str = "*", folder: Path = WEIGHTS) -> list[tu
     return found
 
 
-def verdict(expectation: Expectation, metrics: dict[str, Any]) -> str | None:
-    """None where the headline metric is as expected, else a sentence that says which, expected and measured."""
-    measured = headline_of(expectation.benchmark, metrics)
-    tolerance = BENCHMARKS[expectation.benchmark].tolerance
-    place = f"{expectation.detector}: {expectation.headline} on {expectation.benchmark} {expectation.split}"
-    numbers = f"expected {expectation.expected:.2f} +- {tolerance}, measured {measured:.2f}"
-    if not measured >= expectation.expected - tolerance:
-        return f"{place} has dropped: {numbers}"
-    if measured > expectation.expected + tolerance:
-        return f"{place} is higher than recorded: {numbers}; ship the checkpoint again if that is right"
-    return None
-
-
 def ship(
     run: Path, *, records_only: bool = False, data_root: Path | None = None, results: Path | None = None
 ) -> list[Path]:
@@ -109,23 +96,10 @@ def ship(
             _check_that_it_may_ship(source, training)
         benchmark = BENCHMARKS[training.dataset.name]
         dataset = open_dataset(benchmark.name, benchmark.split, data_root)
-        record = evaluate(load_subject(training.detector, source, training.num_classes), dataset)
-        if not records_only:
-            target = WEIGHTS / source.name
-            WEIGHTS.mkdir(exist_ok=True)
-            shutil.copyfile(source, target)
-            expectation = Expectation(
-                detector=training.detector,
-                benchmark=benchmark.name,
-                split=benchmark.split,
-                fingerprint=dataset.fingerprint,
-                sha256=sha256(target),
-                headline=benchmark.headline[1],
-                expected=round(headline_of(benchmark.name, record.metrics), 3),
-                stats=record.metrics["stats"],
-            )
-            write_atomically(target.with_suffix(".json"), expectation.model_dump_json(indent=1) + "\n")
-            written += [target, target.with_suffix(".json")]
+        with tempfile.TemporaryDirectory() as scratch:
+            record = evaluate(load_subject(training.detector, source, training.num_classes), dataset, out=Path(scratch))
+            if not records_only:
+                written += _copy(source, dataset, record, Path(scratch) / "detections.json")
         machine = "local" if record.hardware is None else record.hardware.machine
         folder = (results or COMMITTED) / machine
         written += [record.write(folder), training.write(folder)]
@@ -141,3 +115,27 @@ def _check_that_it_may_ship(source: Path, training: Record) -> None:
             f"{source}: was trained with {chance}; what ships is the first training on all images. Give --records to "
             f"keep its Records alone"
         )
+
+
+def _copy(source: Path, dataset: Dataset, record: Record, detections: Path) -> list[Path]:
+    """Put a checkpoint, what is expected of it and its reference into the project."""
+    # The reference needs to know what a checkpoint that ships is.
+    from benchmarks.references import store
+
+    benchmark = BENCHMARKS[dataset.name]
+    target = WEIGHTS / source.name
+    WEIGHTS.mkdir(exist_ok=True)
+    shutil.copyfile(source, target)
+    expectation = Expectation(
+        detector=record.detector,
+        benchmark=benchmark.name,
+        split=benchmark.split,
+        fingerprint=dataset.fingerprint,
+        sha256=sha256(target),
+        headline=benchmark.headline[1],
+        expected=round(headline_of(benchmark.name, record.metrics), 3),
+        stats=record.metrics["stats"],
+    )
+    described = target.with_suffix(".json")
+    write_atomically(described, expectation.model_dump_json(indent=1) + "\n")
+    return [target, described, *store(target, expectation, dataset, detections=detections)]

@@ -1,16 +1,18 @@
-"""The regression check: each shipped checkpoint must still reach what was measured when it was shipped."""
+"""The regression gate: no shipped checkpoint may have lost accuracy since it was shipped."""
 
 from __future__ import annotations
 
 import pytest
 
 from benchmarks.evaluate import category_of_label, detect, evaluate, load_subject
+from benchmarks.gate import Gated, bits_of, judge_detections, unfit
 from benchmarks.metrics import load_detections, load_ground_truth, score
 from benchmarks.provenance import sha256
-from benchmarks.shipping import verdict
 
 
-def test_accuracy(shipped_checkpoint, images, device, threads, records, measuring, table_row):
+def test_accuracy(
+    shipped_checkpoint, images, device, threads, records, measuring, table_row, gated, tmp_path, pytestconfig
+):
     path, expectation = shipped_checkpoint
     if images.fingerprint != expectation.fingerprint:
         pytest.fail(
@@ -26,17 +28,23 @@ def test_accuracy(shipped_checkpoint, images, device, threads, records, measurin
         truth = load_ground_truth(images.coco())
         assert 0 < score(truth, load_detections(rows, truth))["stats"]["AR100"] < 1
         return
-    record = evaluate(subject, images, device=device, quiet=True)
+    record = evaluate(subject, images, device=device, out=tmp_path, quiet=True)
     record.write(records)
     stats, fd = record.metrics["stats"], record.metrics["fd"]
     shown = {"AP": stats["AP"], "AP50": stats["AP50"], "AP75": stats["AP75"], "FD": fd["FD"]}
-    table_row(
-        expectation.detector,
-        year=record.metrics["year"],
-        **{name: None if value is None else 100 * value for name, value in shown.items()},
-        expected=expectation.expected,
-    )
-    problem = verdict(expectation, record.metrics)
-    if problem is not None:
+    figures = {name: None if value is None else 100 * value for name, value in shown.items()}
+    table_row(expectation.detector, year=record.metrics["year"], **figures, expected=expectation.expected)
+    reason = unfit(path, expectation)
+    if reason is not None:
+        table_row(expectation.detector, gate="UNFIT")
+        gated.append(str(Gated(path.stem, unfit=reason)))
+        return
+    judged = judge_detections(path, expectation, images, tmp_path / "detections.json", record.metrics)
+    found = Gated(path.stem, bits_of(path), judged)
+    table_row(expectation.detector, gate=judged.outcome, finds=100 * (judged.detectable or float("nan")))
+    if judged.outcome != "PASS" or found.bits is None or not found.bits.same:
+        gated.append(str(found))
+    strict = pytestconfig.getoption("--inconclusive-fails")
+    if judged.outcome == "FAIL" or (strict and judged.outcome == "INCONCLUSIVE"):
         changed = "" if sha256(path) == expectation.sha256 else f" ({path.name} is not the file that was shipped)"
-        pytest.fail(problem + changed, pytrace=False)
+        pytest.fail(str(found) + changed, pytrace=False)

@@ -6,7 +6,7 @@ no training, so that any detector can be tested with it: `suppressing` puts it i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -27,7 +27,29 @@ __all__ = [
     "soft_nms_merge",
     "suppress",
     "suppressing",
+    "watching",
 ]
+
+Watcher = Callable[[Tensor, Tensor, Tensor | None], None]
+"""Told the boxes `[N, 4]`, scores `[N]` and labels `[N]` that are about to be suppressed; None: all of one class."""
+
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Meanwhile, tell `watcher` of whatever enters suppression here, hard or soft; nothing is changed by it."""
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
+
+
+def _tell(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> None:
+    watcher = _watcher.get()
+    if watcher is not None:
+        watcher(boxes, scores, labels)
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,7 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou: float, limit
     """
     asked = _asked.get()
     if asked is None or asked.instead is None:
+        _tell(boxes, scores, labels)
         kept = batched_nms(boxes.float(), scores.float(), labels, iou)[:limit]
         return kept, scores[kept]
     asked.used = True
@@ -202,6 +225,7 @@ def _rounds(
     """
     if method not in ("linear", "gaussian", "hard"):
         raise ValueError(f"method must be 'linear', 'gaussian' or 'hard', got {method!r}")
+    _tell(boxes, scores, labels)
     # One box after the other: on a GPU the waits would cost more than the sums.
     left, top, right, bottom = boxes.detach().cpu().double().unbind(-1)
     right, bottom = right + extent, bottom + extent

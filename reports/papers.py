@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
-from benchmarks.papers import Column, Table
+from benchmarks.papers import DASH, Column, Row, Table
 from reports.plots import Bars, bars
-from reports.records import NOT_MEASURED, Entry, Shelf
-from reports.sections import Grid, Header, Notes, Plot, Section, costed, difference, literal, tested_on
+from reports.reasons import is_papers_machine, why_not, why_not_small
+from reports.records import Entry, Shelf
+from reports.sections import Grid, Header, Notes, Plot, Section, costed, difference, literal, tested_on, timed_on
+from reports.structure import TITLES, agreement, structure_of
 
-__all__ = ["paper_section", "printed_figures"]
+__all__ = ["linked", "paper_section", "printed_figures"]
 
-_OTHER = ("Other images than the paper's.", "Other images and other training than the paper's.")
-_STRUCTURE = {"input": "input", "boxes": "boxes", "parameters": "parameters", "macs": "MACs (M)"}
+_SMALL = ("shapes test", "small", False)
+_OTHER = ("other images than the paper's", "other images and another size than the paper's")
+
+_Block = str | tuple[str, ...] | Grid | Plot
+_Groups = dict[tuple[str, str, bool], dict[str, Entry]]
+"""Records on other tests than the paper's, by test, size and owner; in each the first of a detector."""
 
 
 def printed_figures(tables: Sequence[Table]) -> dict[str, list[tuple[str, str, str, float]]]:
@@ -28,6 +35,13 @@ def printed_figures(tables: Sequence[Table]) -> dict[str, list[tuple[str, str, s
     return found
 
 
+def linked(shelf: Shelf, detector: str | None) -> str:
+    """A detector's name, with a link to its page where the catalog has it."""
+    if detector is None:
+        return "none"
+    return f"[`{detector}`](detectors/{detector}.md)" if detector in shelf.catalog else f"`{detector}`"
+
+
 def paper_section(shelf: Shelf, table: Table) -> Section:
     """One table with everything that was measured of its rows."""
     groups = _groups(shelf, table)
@@ -36,26 +50,26 @@ def paper_section(shelf: Shelf, table: Table) -> Section:
         f"Printed figures were measured on: {literal(table.split)}.",
         f"Hardware: {literal(table.hardware) or 'the paper names none for this table'}.",
         *map(literal, table.notes),
+        *agreement(shelf, table),
     )
-    blocks: list[str | tuple[str, ...] | Grid | Plot] = [literal(table.caption), source]
-    blocks += _main(shelf, table)
-    for (test, scale, own), entries in groups.items():
-        where = f"{test}, {scale} size{', own machine' if own else ''}"
-        blocks.append(f"**The same figures on {where}.** {_OTHER[scale == 'small']}")
-        blocks.append(_beside(table, entries, where))
-        blocks += [tuple(found)] if (found := _orders(table, entries, where)) else []
-    if table.pairs and groups:
-        blocks.append(_bars(table, groups))
+    blocks: list[_Block] = [literal(table.caption), source, _main(shelf, table, groups.get(_SMALL, {}))]
+    if groups:
+        blocks.append(
+            "**Rows of this table on other images, or at another size.** None of these figures can be held against a "
+            "printed one; those of one test can be held against each other."
+        )
+        blocks.append(_elsewhere(table, groups))
+        blocks += [tuple(found)] if (found := _orders(table, groups)) else []
+        blocks += [_bars(table, groups)] if table.pairs else []
     title = literal(f"{table.work}, {table.name}: {table.subject}")
     return Section(title, table.id.replace("_", "-"), tuple(blocks))
 
 
-def _groups(shelf: Shelf, table: Table) -> dict[tuple[str, str, bool], dict[str, Entry]]:
-    """Records on other tests than the paper's, by test, size and owner; in each the first of a detector."""
+def _groups(shelf: Shelf, table: Table) -> _Groups:
     if not table.metrics:
         return {}
     detectors = {row.detector for row in table.rows if row.detector}
-    groups: dict[tuple[str, str, bool], dict[str, Entry]] = {}
+    groups: _Groups = {}
     for entry in shelf.accuracies:
         if entry.record.detector in detectors and not any(_is_papers(entry, column) for column in table.metrics):
             group = groups.setdefault((entry.test, entry.record.scale, entry.own), {})
@@ -69,102 +83,157 @@ def _is_papers(entry: Entry, column: Column) -> bool:
     return same and entry.record.scale == "paper"
 
 
-def _main(shelf: Shelf, table: Table) -> list[str | tuple[str, ...] | Grid | Plot]:
-    """All printed rows; beside them the structure of our detectors and what was measured on the paper's own images."""
+def _main(shelf: Shelf, table: Table, small: dict[str, Entry]) -> Grid:
+    """All rows and columns of the paper; beside them the detector, what it is made of, and what was measured."""
     notes = Notes()
-    rows = []
-    reproduced = [entry for entry in shelf.accuracies if any(_is_papers(entry, column) for column in table.metrics)]
-    known = {row.detector for row in table.rows if row.detector}
-    any_reproduced = any(entry.record.detector in known for entry in reproduced)
-    counted: dict[str, Entry] = {}
-    for row in table.rows:
-        cost = shelf.paper_cost(row.detector, table.classes)
-        marks = [notes.mark(literal(row.note))] if row.note else []
-        if cost is not None and table.beside and row.detector:
-            counted[row.detector] = cost
-            marks.append(notes.mark(costed(cost)))
-        structure = [_structure(cost, key) for key in table.beside]
-        accuracies = []
-        for column in table.metrics:
-            fits = [e for e in reproduced if e.record.detector == row.detector and _is_papers(e, column)]
-            accuracies.append(fits[0].metric(column.measures) if fits else NOT_MEASURED)
-            marks += [notes.mark(tested_on(fits[0]))] if fits else []
-        cells = accuracies if any_reproduced else [NOT_MEASURED]
-        detector = f"`{row.detector}`" if row.detector else "none"
-        rows.append((*map(literal, row.cells), detector, *structure, *cells, " ".join(dict.fromkeys(marks))))
-    titles = [column.title for column in table.metrics] if any_reproduced else ["accuracy on the paper's images"]
-    heads = (
-        *_paper_heads(table.columns),
-        Header("detector", "here", text=True),
-        *(Header(_STRUCTURE[key], "here") for key in table.beside),
-        *(Header(title, "here") for title in titles),
-        Header("notes", text=True),
-    )
-    sides = {"paper": f"printed in the paper, {table.name}", "here": "measured here"}
-    reasons: dict[str, list[str]] = {}
+    marks = [[notes.mark(literal(row.note))] if row.note else [] for row in table.rows]
+    columns = [
+        *((head, [literal(table.cell(row, head_of.key)) for row in table.rows]) for head, head_of in _heads(table)),
+        (Header("detector", "here", text=True), [linked(shelf, row.detector) for row in table.rows]),
+        *_structures(shelf, table, notes, marks),
+        *_joined(_figures(shelf, table, notes, marks)),
+    ]
+    if table.metrics:
+        columns.append(_headline(table, small, notes, marks))
+    columns.append((Header("notes", text=True), [" ".join(dict.fromkeys(found)) for found in marks]))
+    sides = {
+        "paper": f"printed in the paper, {table.name}",
+        "here": "measured here, at the paper's size and on its images",
+        "small": "measured here, small detectors on other images",
+    }
+    used = {header.side for header, _ in columns}
+    rows = tuple(zip(*(cells for _, cells in columns), strict=True))
+    shown = {side: label for side, label in sides.items() if side in used}
+    return Grid(tuple(header for header, _ in columns), rows, shown, tuple(notes))
+
+
+_Column = tuple[Header, list[str]]
+
+
+def _heads(table: Table) -> list[tuple[Header, Column]]:
+    return [(Header(column.title, "paper", text=column.kind == "text"), column) for column in table.columns]
+
+
+def _structures(shelf: Shelf, table: Table, notes: Notes, marks: list[list[str]]) -> Iterable[_Column]:
+    """What follows from the architecture, counted at full size; where it is printed too, whether it is the same."""
+    for key in table.beside:
+        cells = []
+        for row, found in zip(table.rows, marks, strict=True):
+            cost = shelf.paper_cost(row.detector, table.classes, row.overrides) if row.detector else None
+            if cost is None:
+                column = Column(key=key, title=TITLES[key], kind="structure", measures=key)
+                cells.append(_missing(notes, why_not(shelf, table, row, column)))
+            else:
+                cells.append(structure_of(table, row, cost, key))
+                found.append(notes.mark(costed(cost)))
+        yield Header(TITLES[key], "here"), cells
+
+
+def _figures(shelf: Shelf, table: Table, notes: Notes, marks: list[list[str]]) -> Iterable[_Column]:
+    """Beside each printed figure that depends on images or machine what was measured on the paper's own, or why not."""
     for column in table.columns:
-        if column.unmeasured:
-            reasons.setdefault(column.unmeasured, []).append(column.title)
-    why = tuple(f"{', '.join(titles)} {NOT_MEASURED}: {reason}." for reason, titles in reasons.items())
-    blocks: list[str | tuple[str, ...] | Grid | Plot] = [Grid(heads, tuple(rows), sides, tuple(notes))]
-    blocks.append((*why, *_built(table, counted)))
-    return blocks
+        if column.kind in ("text", "structure"):
+            continue
+        cells = []
+        for row, found in zip(table.rows, marks, strict=True):
+            if column.kind == "metric" and (entry := _reproduced(shelf, row, column)) is not None:
+                cells.append(entry.sure(column.measures))
+                found.append(notes.mark(f"{tested_on(entry)}, weights {_weights(entry)}"))
+            elif column.kind == "speed" and (clock := _clocked(shelf, table, row)) is not None:
+                milliseconds = clock.milliseconds("end_to_end") or 0.0
+                cells.append(f"{1000 / milliseconds:.1f} fps" if milliseconds else DASH)
+                found.append(notes.mark(timed_on(clock)))
+            else:
+                cells.append(_missing(notes, why_not(shelf, table, row, column)))
+        yield Header(column.title, "here"), cells
 
 
-def _structure(cost: Entry | None, key: str) -> str:
-    if cost is None:
-        return NOT_MEASURED
-    return {"input": cost.size, "macs": lambda: cost.millions("macs")}.get(key, lambda: cost.count(key))()
+def _joined(columns: Iterable[_Column]) -> Iterable[_Column]:
+    """Neighbouring columns without a single figure, and with the same reasons, as one."""
+    for empty, run in groupby(columns, key=lambda column: tuple(column[1]) if _is_empty(column[1]) else ()):
+        same = list(run)
+        if empty and len(same) > 1:
+            yield Header(f"{same[0][0].title} to {same[-1][0].title}", "here"), list(empty)
+        else:
+            yield from same
 
 
-def _built(table: Table, counted: dict[str, Entry]) -> list[str]:
-    """For each printed number of boxes, whether the detector of the zoo has as many."""
-    columns = [column for column in table.columns if column.measures == "boxes" and "boxes" in table.beside]
-    sentences = []
-    for column in columns:
-        for row in table.rows:
-            if row.detector not in counted:
-                continue
-            printed, ours = table.cell(row, column.key), counted[row.detector].count("boxes")
-            verdict = "as printed" if printed == ours.replace(",", "") else f"printed are {literal(printed)}"
-            sentences.append(f"`{row.detector}` has {ours} boxes, {verdict}.")
-    return sentences
+def _is_empty(cells: Sequence[str]) -> bool:
+    return all(cell.startswith(DASH) for cell in cells)
 
 
-def _beside(table: Table, entries: dict[str, Entry], where: str) -> Grid:
-    """The rows that have a Record, printed metrics left and measured ones right."""
+def _headline(table: Table, small: dict[str, Entry], notes: Notes, marks: list[list[str]]) -> _Column:
+    """The table's first metric of small detectors on `shapes`."""
+    cells = []
+    column = table.metrics[0]
+    for row, found in zip(table.rows, marks, strict=True):
+        if (entry := small.get(row.detector or "")) is None:
+            cells.append(_missing(notes, why_not_small(row)))
+        else:
+            cells.append(entry.sure(column.measures))
+            found.append(notes.mark(tested_on(entry)))
+    return Header(f"{column.title}, {_SMALL[0]}", "small"), cells
+
+
+def _missing(notes: Notes, reason: str) -> str:
+    return f"{DASH} {notes.mark(reason)}"
+
+
+def _reproduced(shelf: Shelf, row: Row, column: Column) -> Entry | None:
+    found = (e for e in shelf.accuracies if e.record.detector == row.detector and _is_papers(e, column))
+    return next((e for e in found if not row.overrides or e.record.overrides == row.overrides), None)
+
+
+def _clocked(shelf: Shelf, table: Table, row: Row) -> Entry | None:
+    """The time of the paper's network on a machine that the table names."""
+    found = (e for e in shelf.of("latency") if e.record.detector == row.detector and e.record.scale == "paper")
+    return next((e for e in found if is_papers_machine(e.record.hardware, table)), None)
+
+
+def _weights(entry: Entry) -> str:
+    return "none" if entry.record.weights is None else f"`{entry.record.weights.sha256[:8]}`"
+
+
+def _elsewhere(table: Table, groups: _Groups) -> Grid:
+    """Row by row every Record that is no reproduction: small detectors, and checkpoints on other images."""
     notes = Notes()
-    named = [column for column in table.columns if column.kind == "text"]
-    rows = []
-    for row in table.rows:
-        if row.detector in entries:
-            entry = entries[row.detector]
-            rows.append(
-                (
-                    *(literal(table.cell(row, column.key)) for column in (*named, *table.metrics)),
-                    f"`{row.detector}`",
-                    *(entry.metric(column.measures) for column in table.metrics),
-                    "none" if entry.record.weights is None else f"`{entry.record.weights.sha256[:8]}`",
-                    notes.mark(tested_on(entry)),
-                )
-            )
+    named = [(head, column) for head, column in _heads(table) if column.kind == "text"]
+    rows = [
+        (
+            *(literal(table.cell(row, column.key)) for _, column in named),
+            f"`{row.detector}`",
+            f"{test}{' (own machine)' if own else ''}",
+            scale,
+            *(entries[row.detector].sure(column.measures) for column in table.metrics),
+            _weights(entries[row.detector]),
+            " ".join(notes.mark(text) for text in (tested_on(entries[row.detector]), _OTHER[scale != "paper"])),
+        )
+        for row in table.rows
+        for (test, scale, own), entries in groups.items()
+        if row.detector in entries
+    ]
     heads = (
-        *_paper_heads((*named, *table.metrics)),
-        Header("detector", "here", text=True),
+        *(head for head, _ in named),
+        *(Header(title, "here", text=True) for title in ("detector", "test", "size")),
         *(Header(column.title, "here") for column in table.metrics),
         Header("weights", "here", text=True),
         Header("notes", text=True),
     )
-    sides = {"paper": f"printed in the paper, {table.name}", "here": f"measured here, {where}"}
+    sides = {"paper": f"as the paper names it, {table.name}", "here": "measured here"}
     return Grid(heads, tuple(rows), sides, tuple(notes))
 
 
-def _paper_heads(columns: Sequence[Column]) -> list[Header]:
-    return [Header(column.title, "paper", text=column.kind == "text") for column in columns]
+def _orders(table: Table, groups: _Groups) -> list[str]:
+    """For each pair that the paper sets against each other, the order in print and the order measured, by test."""
+    sentences = [
+        sentence
+        for (test, scale, own), entries in groups.items()
+        for sentence in _order(table, entries, f"{test}, {scale} size{', own machine' if own else ''}")
+    ]
+    return [*sentences, "One training run each: this is no verdict on the paper's claim."] if sentences else []
 
 
-def _orders(table: Table, entries: dict[str, Entry], where: str) -> list[str]:
-    """For each pair that the paper sets against each other, the order in print and the order measured."""
+def _order(table: Table, entries: dict[str, Entry], where: str) -> list[str]:
     sentences = []
     column = table.metrics[0]
     for pair in table.pairs:
@@ -184,7 +253,7 @@ def _orders(table: Table, entries: dict[str, Entry], where: str) -> list[str]:
             f"({here[1]:.1f} against {here[0]:.1f}, {where}); in the paper it is {_apart(gap)} it "
             f"({table.cell(newer, column.key)} against {table.cell(older, column.key)}): {order}."
         )
-    return [*sentences, "One training run each: this is no verdict on the paper's claim."] if sentences else []
+    return sentences
 
 
 def _apart(by: float) -> str:
@@ -192,7 +261,7 @@ def _apart(by: float) -> str:
     return "the same as" if text == "the same" else text.replace("higher", "above").replace("lower", "below")
 
 
-def _bars(table: Table, groups: dict[tuple[str, str, bool], dict[str, Entry]]) -> Plot:
+def _bars(table: Table, groups: _Groups) -> Plot:
     rows = [table.row(method) for method in dict.fromkeys(method for pair in table.pairs for method in pair)]
     names = tuple(column.title for column in table.metrics)
     printed = tuple(

@@ -1,29 +1,35 @@
-"""Plots as inline SVG, written here letter by letter: no library's version or font can change a byte of them."""
+"""Accuracy against time and years, lines with their spread, and grouped bars, as inline SVG."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
+
+from reports.svg import (
+    FAMILIES,
+    LEFT,
+    LETTER,
+    OTHER,
+    RIGHT,
+    WIDTH,
+    Axis,
+    grid,
+    log_ticks,
+    marker,
+    picture,
+    rules,
+    slug,
+    text,
+    ticks,
+    year_ticks,
+)
 
 __all__ = ["FAMILIES", "Bars", "Line", "Point", "bars", "lines", "scatter"]
 
-FAMILIES = {
-    "classical": ("#555555", "cross"),
-    "two-stage": ("#0072B2", "square"),
-    "one-stage": ("#D55E00", "circle"),
-    "keypoint": ("#009E73", "triangle"),
-}
-"""Colour and marker of a family. The colours are told apart by the colour-blind, the markers on paper."""
-
-_OTHER = ("#CC79A7", "diamond")
 _SERIES = ("#D55E00", "#0072B2", "#E69F00", "#56B4E9")
-_WIDTH, _HEIGHT = 860, 490
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 58, 52
-_LETTER = 7.4
-"""Pixels a letter of a 12 px label may take: as wide as the widest common font draws it, so that no label can touch
-another."""
+_HEIGHT, _TOP, _BOTTOM = 490, 58, 52
 
 _NEAR = 14
 """Pixels between mark and label up to which no leader is needed."""
@@ -62,21 +68,6 @@ class Line:
     points: tuple[tuple[float, float, float, float], ...]
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    start: float
-    end: float
-    log: bool = False
-
-    def __call__(self, value: float) -> float:
-        low, high, at = self.low, self.high, value
-        if self.log:
-            low, high, at = math.log10(low), math.log10(high), math.log10(at)
-        return self.start + (at - low) / (high - low) * (self.end - self.start)
-
-
 def scatter(
     points: Sequence[Point], *, title: str, x_title: str, y_title: str, log: bool = False, front: str = ""
 ) -> str:
@@ -91,24 +82,24 @@ def scatter(
         front: What to call the line through the points that no other beats on both axes; none is drawn where empty.
     """
     xs = [point.x for point in points]
-    x_ticks = _log_ticks(min(xs), max(xs)) if log else _year_ticks(min(xs), max(xs))
-    y_ticks = _ticks(max(point.y for point in points))
-    across = _Axis(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT, log)
-    up = _Axis(0, y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    parts = [_text(_LEFT, 18, title, "start", "title")]
-    parts += _grid(across, up, x_ticks, y_ticks, x_title, y_title)
+    x_ticks = log_ticks(min(xs), max(xs)) if log else year_ticks(min(xs), max(xs))
+    y_ticks = ticks(max(point.y for point in points))
+    across = Axis(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT, log)
+    up = Axis(0, y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [text(LEFT, 18, title, "start", "title")]
+    parts += grid(across, up, x_ticks, y_ticks, x_title, y_title)
     if front:
         best = sorted(_front(points), key=lambda point: point.x)
         line = " ".join(f"{across(p.x):.1f},{up(p.y):.1f}" for p in best)
         parts.append(f'<polyline points="{line}" class="front"><title>{escape(front)}</title></polyline>')
     places = [(across(point.x), up(point.y)) for point in points]
     for point, (x, y), label in zip(points, places, _labels(points, places), strict=True):
-        parts.append(_marker(point, x, y))
+        parts.append(_marker(point, x, y, point.label))
         if label is not None:
             parts += _label(point.label, x, y, label)
     families = [name for name in FAMILIES if any(point.family == name for point in points)]
     families += sorted({point.family for point in points} - set(families))
-    return _svg(parts + _legend(families, any(point.hollow for point in points)), title, _HEIGHT)
+    return picture(parts + _legend(families, any(point.hollow for point in points)), title, _HEIGHT)
 
 
 def lines(found: Sequence[Line], *, title: str, x_title: str, y_title: str) -> str:
@@ -126,16 +117,17 @@ def lines(found: Sequence[Line], *, title: str, x_title: str, y_title: str) -> s
         for index, (x, y, _, _) in enumerate(line.points)
     ]
     xs = [mark.x for mark in marks]
-    x_ticks = _log_ticks(min(xs), max(xs))
-    y_ticks = _ticks(max(top for line in found for _, _, _, top in line.points))
-    across = _Axis(x_ticks[0], x_ticks[-1], _LEFT, _WIDTH - _RIGHT, log=True)
-    up = _Axis(0, y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
-    parts = [_text(_LEFT, 18, title, "start", "title")]
-    parts += _grid(across, up, x_ticks, y_ticks, x_title, y_title)
+    x_ticks = log_ticks(min(xs), max(xs))
+    y_ticks = ticks(max(top for line in found for _, _, _, top in line.points))
+    across = Axis(x_ticks[0], x_ticks[-1], LEFT, WIDTH - RIGHT, log=True)
+    up = Axis(0, y_ticks[-1], _HEIGHT - _BOTTOM, _TOP)
+    parts = [text(LEFT, 18, title, "start", "title")]
+    parts += grid(across, up, x_ticks, y_ticks, x_title, y_title)
     for line in found:
-        colour, _ = FAMILIES.get(line.family, _OTHER)
+        colour, _ = FAMILIES.get(line.family, OTHER)
         way = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y, _, _ in line.points)
-        parts.append(f'<polyline points="{way}" fill="none" stroke="{colour}" stroke-width="1.6"/>')
+        style = f'class="run {slug(line.family)}" fill="none" stroke="{colour}" stroke-width="1.6"'
+        parts.append(f'<polyline points="{way}" {style}/>')
         for x, _, low, high in line.points:
             if low < high:
                 at = f'x1="{across(x):.1f}" y1="{up(low):.1f}" x2="{across(x):.1f}" y2="{up(high):.1f}"'
@@ -144,38 +136,38 @@ def lines(found: Sequence[Line], *, title: str, x_title: str, y_title: str) -> s
     labels = _labels(marks, places)
     names = [line.label for line in found for _ in line.points]
     for mark, name, (x, y), label in zip(marks, names, places, labels, strict=True):
-        parts.append(_marker(replace(mark, label=name), x, y))
+        parts.append(_marker(mark, x, y, name))
         if mark.label and label is not None:
             parts += _label(mark.label, x, y, label)
     families = [name for name in FAMILIES if any(mark.family == name for mark in marks)]
     families += sorted({mark.family for mark in marks} - set(families))
-    return _svg(parts + _legend(families, own=False), title, _HEIGHT)
+    return picture(parts + _legend(families, own=False), title, _HEIGHT)
 
 
 def bars(panels: Sequence[Bars], *, title: str) -> str:
     """Grouped bars, one panel below the other on the same scale; panels of printed figures are hatched."""
     top = max((v for panel in panels for _, values in panel.series for v in values if v is not None), default=1.0)
-    ticks = _ticks(top)
+    steps = ticks(top)
     height = 250
     hatch = "".join(letter if letter.isalnum() else "-" for letter in title.lower())
-    parts = [_hatches(hatch), _text(_LEFT, 18, title, "start", "title")]
+    parts = [_hatches(hatch), text(LEFT, 18, title, "start", "title")]
     for index, panel in enumerate(panels):
         base = 40 + index * height
-        up = _Axis(0, ticks[-1], base + 182, base + 24)
-        parts.append(_text(_LEFT, base + 8, panel.title, "start", "panel"))
-        parts += _rules(up, ticks)
+        up = Axis(0, steps[-1], base + 182, base + 24)
+        parts.append(text(LEFT, base + 8, panel.title, "start", "panel"))
+        parts += rules(up, steps)
         parts += _panel(panel, up, hatch)
-    return _svg(parts, title, 40 + len(panels) * height)
+    return picture(parts, title, 40 + len(panels) * height)
 
 
-def _panel(panel: Bars, up: _Axis, hatch: str) -> list[str]:
+def _panel(panel: Bars, up: Axis, hatch: str) -> list[str]:
     parts = []
-    slot = (_WIDTH - _LEFT - _RIGHT) / len(panel.groups)
+    slot = (WIDTH - LEFT - RIGHT) / len(panel.groups)
     width = min(32.0, slot * 0.92 / len(panel.series))
     floor = up(0)
     for group, name in enumerate(panel.groups):
-        middle = _LEFT + slot * (group + 0.5)
-        parts.append(_text(middle, floor + 16, name, "middle", "tick"))
+        middle = LEFT + slot * (group + 0.5)
+        parts.append(text(middle, floor + 16, name, "middle", "tick"))
         for index, (method, values) in enumerate(panel.series):
             value = values[group]
             if value is None:
@@ -183,12 +175,12 @@ def _panel(panel: Bars, up: _Axis, hatch: str) -> list[str]:
             x = middle + (index - len(panel.series) / 2) * width
             bar = _bar(x + 1, up(value), width - 2, floor - up(value), index, hatch if panel.printed else "")
             parts.append(f"<g>{bar}<title>{escape(f'{method}, {name}: {value:.1f}')}</title></g>")
-            parts.append(_text(x + width / 2, up(value) - 4, f"{value:.1f}", "middle", "value"))
-    x = float(_LEFT)
+            parts.append(text(x + width / 2, up(value) - 4, f"{value:.1f}", "middle", "value"))
+    x = float(LEFT)
     for index, (method, _) in enumerate(panel.series):
         parts.append(_bar(x, floor + 27, 12, 12, index, hatch if panel.printed else ""))
-        parts.append(_text(x + 18, floor + 37, method, "start", "tick"))
-        x += 36 + _LETTER * len(method)
+        parts.append(text(x + 18, floor + 37, method, "start", "tick"))
+        x += 36 + LETTER * len(method)
     return parts
 
 
@@ -205,7 +197,7 @@ def _hatches(name: str) -> str:
         angle = 45 if index % 2 == 0 else -45
         patterns.append(
             f'<pattern id="{name}{index}" width="6" height="6" patternUnits="userSpaceOnUse" '
-            f'patternTransform="rotate({angle})"><rect width="6" height="6" fill="#fff"/>'
+            f'patternTransform="rotate({angle})"><rect class="ground" width="6" height="6" fill="#fff"/>'
             f'<line x1="0" y1="0" x2="0" y2="6" stroke="{colour}" stroke-width="4"/></pattern>'
         )
     return f"<defs>{''.join(patterns)}</defs>"
@@ -229,7 +221,7 @@ def _labels(points: Sequence[Point], places: Sequence[tuple[float, float]]) -> l
     order = sorted(range(len(points)), key=lambda i: (id(points[i]) not in best, -points[i].y, points[i].x))
     for index in order:
         x, y = places[index]
-        width = _LETTER * len(points[index].label)
+        width = LETTER * len(points[index].label)
         for place in _candidates(x, y):
             left = place[0] - {"start": 0.0, "middle": width / 2, "end": width}[place[2]]
             box = (left - 2, place[1] - 11, left + width + 2, place[1] + 4)
@@ -273,111 +265,34 @@ def _candidates(x: float, y: float) -> Iterator[_Place]:
 
 
 def _is_free(box: _Box, taken: Iterable[_Box]) -> bool:
-    inside = box[0] >= _LEFT and box[2] <= _WIDTH and box[1] >= _TOP and box[3] <= _HEIGHT - _BOTTOM
+    inside = box[0] >= LEFT and box[2] <= WIDTH and box[1] >= _TOP and box[3] <= _HEIGHT - _BOTTOM
     return inside and not any(
         box[0] < other[2] and other[0] < box[2] and box[1] < other[3] and other[1] < box[3] for other in taken
     )
 
 
-def _label(text: str, x: float, y: float, place: _Place) -> list[str]:
+def _label(words: str, x: float, y: float, place: _Place) -> list[str]:
     """A label, with a line to its mark where it stands apart."""
     at, baseline, anchor = place
     parts = []
     end = _leader_end(y, place)
     if math.dist(end, (x, y)) > _NEAR:
         parts.append(f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{end[0]:.1f}" y2="{end[1]:.1f}" class="leader"/>')
-    return [*parts, _text(at, baseline, text, anchor, "label")]
+    return [*parts, text(at, baseline, words, anchor, "label")]
 
 
-def _marker(point: Point, x: float, y: float) -> str:
-    colour, shape = FAMILIES.get(point.family, _OTHER)
-    text = f"{point.label}: {point.y:.1f} at {point.x:.4g}"
-    return f"<g>{_shape(shape, colour, x, y, point.hollow)}<title>{escape(text)}</title></g>"
-
-
-def _shape(shape: str, colour: str, x: float, y: float, hollow: bool) -> str:
-    style = f'fill="{"#fff" if hollow else colour}" stroke="{colour}" stroke-width="1.6"'
-    match shape:
-        case "circle":
-            return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" {style}/>'
-        case "square":
-            return f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9" {style}/>'
-        case "cross":
-            lines = f"M{x - 4.5:.1f} {y - 4.5:.1f}l9 9m0 -9l-9 9"
-            return f'<path d="{lines}" fill="none" stroke="{colour}" stroke-width="{1.6 if hollow else 3}"/>'
-        case "triangle":
-            return f'<path d="M{x:.1f} {y - 6:.1f}l5.5 10h-11z" {style}/>'
-        case _:
-            return f'<path d="M{x:.1f} {y - 6:.1f}l6 6l-6 6l-6 -6z" {style}/>'
+def _marker(point: Point, x: float, y: float, label: str) -> str:
+    title = f"{label}: {point.y:.1f} at {point.x:.4g}"
+    return marker(point.family, x, y, hollow=point.hollow, title=title)
 
 
 def _legend(families: Sequence[str], own: bool) -> list[str]:
     parts = []
-    x = _LEFT + 6.0
+    x = LEFT + 6.0
     for name in families:
-        colour, shape = FAMILIES.get(name, _OTHER)
         known = name if name in FAMILIES else "family not recorded"
-        parts += [_shape(shape, colour, x, 36, False), _text(x + 10, 40, known, "start", "tick")]
-        x += 34 + _LETTER * len(known)
+        parts += [marker(name, x, 36), text(x + 10, 40, known, "start", "tick")]
+        x += 34 + LETTER * len(known)
     if own:
-        parts.append(_text(x, 40, "hollow: own machine", "start", "tick"))
+        parts.append(text(x, 40, "hollow: own machine", "start", "tick"))
     return parts
-
-
-def _grid(
-    across: _Axis, up: _Axis, x_ticks: Sequence[float], y_ticks: Sequence[float], x_title: str, y_title: str
-) -> list[str]:
-    parts = _rules(up, y_ticks)
-    for tick in x_ticks:
-        x = across(tick)
-        parts.append(f'<line x1="{x:.1f}" y1="{up.start:.1f}" x2="{x:.1f}" y2="{up.end:.1f}" class="rule"/>')
-        parts.append(_text(x, up.start + 17, f"{tick:g}", "middle", "tick"))
-    parts.append(_text((across.start + across.end) / 2, up.start + 40, x_title, "middle", "axis"))
-    middle = (up.start + up.end) / 2
-    turned = _text(16, middle, y_title, "middle", "axis")
-    return [*parts, f'<g transform="rotate(-90 16 {middle:.1f})">{turned}</g>']
-
-
-def _rules(up: _Axis, ticks: Sequence[float]) -> list[str]:
-    parts = []
-    for tick in ticks:
-        y = up(tick)
-        parts.append(f'<line x1="{_LEFT}" y1="{y:.1f}" x2="{_WIDTH - _RIGHT}" y2="{y:.1f}" class="rule"/>')
-        parts.append(_text(_LEFT - 7, y + 4, f"{tick:g}", "end", "tick"))
-    return parts
-
-
-def _ticks(top: float) -> list[float]:
-    """From 0 past `top`, in steps of 1, 2 or 5 times a power of ten, at most seven of them."""
-    if top <= 0:
-        return [0.0, 1.0]
-    power = 10.0 ** math.floor(math.log10(top))
-    step = next(factor * power for factor in (0.2, 0.5, 1, 2) if top * 1.04 / (factor * power) <= 7)
-    return [round(step * index, 6) for index in range(math.ceil(top * 1.04 / step) + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten around the values."""
-    powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-    every = [round(factor * 10.0**power, 9) for power in powers for factor in (1, 2, 5)]
-    first = max(index for index, tick in enumerate(every) if tick <= low * 0.9)
-    last = min(index for index, tick in enumerate(every) if tick >= high * 1.1)
-    return every[first : last + 1]
-
-
-def _year_ticks(low: float, high: float) -> list[float]:
-    step = max(1, math.ceil((high - low + 2) / 10))
-    first = math.floor(low) - 1
-    return [float(first + step * index) for index in range(math.ceil((high + 2 - first) / step) + 1)]
-
-
-def _text(x: float, y: float, text: str, anchor: str, style: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{style}">{escape(text)}</text>'
-
-
-def _svg(parts: Iterable[str], title: str, height: float) -> str:
-    body = "\n".join(parts)
-    return (
-        f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg">'
-        f"<title>{escape(title)}</title>\n{body}\n</svg>"
-    )

@@ -17,7 +17,7 @@ NOT_MEASURED = "not measured"
 UNDEFINED = "undefined"
 """The metric was measured and has no value, such as AP_L on a test without large objects."""
 
-_KINDS = ("accuracy", "comparison", "cost", "latency", "training")
+_KINDS = ("accuracy", "claim", "comparison", "cost", "latency", "training")
 
 
 class ReportError(ValueError):
@@ -65,6 +65,27 @@ class Entry:
         """An accuracy such as `fd.FD5` in percent with one decimal."""
         value = self.fraction(place)
         return value if isinstance(value, str) else points(value)
+
+    def sure(self, place: str) -> str:
+        """An accuracy with its 95 % interval in brackets, where the Record has one."""
+        ends = self.interval(place)
+        return self.metric(place) if ends is None else f"{self.metric(place)} ({points(ends[0])} to {points(ends[1])})"
+
+    def interval(self, place: str) -> tuple[float, float] | None:
+        """Both ends of the 95 % interval of an accuracy, as fractions; None where the Record has none.
+
+        Raises:
+            ReportError: The entry is no pair of numbers, low and high.
+        """
+        found: Any = self.record.metrics.get("intervals") or {}
+        for key in place.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        if found is None:
+            return None
+        pair = isinstance(found, list | tuple) and len(found) == 2
+        if not pair or not all(isinstance(end, int | float) for end in found) or found[0] > found[1]:
+            raise self.wrong(f"metrics.intervals.{place}", found, "low and high")
+        return float(found[0]), float(found[1])
 
     def fraction(self, place: str) -> float | str:
         """An accuracy as a fraction, or why there is none.
@@ -220,14 +241,26 @@ class Shelf:
         return None
 
     def training(self, accuracy: Entry) -> Entry | None:
-        """The training Record of the weights that were tested."""
+        """The training Record of the weights that were tested, where these are known."""
+        if accuracy.record.weights is None:
+            return None
         found = (entry for entry in self.of("training") if entry.record.weights == accuracy.record.weights)
         return next(found, None)
 
-    def paper_cost(self, detector: str | None, classes: int) -> Entry | None:
-        """The cost Record of a detector at the paper's size, if possible for so many foreground classes."""
-        found = [e for e in self.of("cost") if e.record.detector == detector and e.record.scale == "paper"]
+    def paper_cost(self, detector: str | None, classes: int, overrides: dict[str, Any] | None = None) -> Entry | None:
+        """The cost Record of a detector at the paper's size, if possible for so many foreground classes; with
+        `overrides`, of another network than the catalog's, that of this network alone."""
+        found = [e for e in self.of("cost") if e.record.detector == detector]
+        if overrides:
+            found = [e for e in found if e.record.scale != "small" and e.record.overrides == overrides]
+        else:
+            found = [e for e in found if e.record.scale == "paper"]
         return min(found, key=lambda entry: entry.record.num_classes != classes, default=None)
+
+    @cached_property
+    def catalog(self) -> frozenset[str]:
+        """Names of the catalog: every row of it has a cost Record at the paper's size."""
+        return frozenset(entry.record.detector for entry in self.of("cost") if entry.record.scale == "paper")
 
     def about(self, detector: str, key: str) -> str:
         """What any Record says of a detector itself (`year`, `paper`, `family`); a dash where none does."""

@@ -1,9 +1,9 @@
-"""From Records and paper tables to two pages: `tables.md`, and `index.html`, which needs no other file."""
+"""From Records and tables to pages: `tables.md`, `claims.md`, `index.html`, which needs no other file, `detectors/`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -11,23 +11,30 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup, escape
 
-from benchmarks.papers import Table
+from benchmarks.papers import DASH, Table
 from reports.amount import amounts
 from reports.appendix import appendix
+from reports.claims import ledger
+from reports.detectors import detector_pages
 from reports.papers import paper_section, printed_figures
+from reports.pictures import pictures
 from reports.records import NOT_MEASURED, UNDEFINED, Entry, Shelf
 from reports.sections import Grid, Plot, Section, checkpoints, front, leaderboards
 from reports.seeds import repeated
+from reports.speed import speeds
+from reports.svg import FAMILIES
 from reports.two_stage import ablations, line, read_chosen
 from reports.windows import windows
 
-__all__ = ["render", "stale"]
+__all__ = ["breakable", "plain", "render", "sections_of"]
 
 _INLINE = re.compile(
-    r"\\(?P<literal>[\\`*<])|`(?P<code>[^`]+)`|\*\*(?P<strong>[^*]+)\*\*|\*(?P<em>[^*]+)\*|(?P<a>https://[^\s,)]+)"
+    r"\\(?P<literal>[\\`*<])|\[`(?P<page>[^`]+)`\]\(detectors/(?P=page)\.md\)|`(?P<code>[^`]+)`"
+    r"|\*\*(?P<strong>[^*]+)\*\*|\*(?P<em>[^*]+)\*|(?P<a>https://[^\s,)]+)"
 )
 _ELEMENTS = {
     "literal": Markup("{0}"),
+    "page": Markup('<a href="detectors/{0}.md"><code>{0}</code></a>'),
     "code": Markup("<code>{0}</code>"),
     "strong": Markup("<strong>{0}</strong>"),
     "em": Markup("<em>{0}</em>"),
@@ -41,8 +48,19 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
     Raises:
         ReportError: A Record holds what no page can show.
     """
-    shelf, chosen = Shelf(entries), read_chosen()
-    sections = [
+    shelf = Shelf(entries)
+    sections = sections_of(shelf, tables)
+    # Pictures stand behind the first tables of the HTML page.
+    shown = [*sections[:2], *pictures(shelf), *sections[2:]]
+    pages = {name: _markdown(found) for name, found in detector_pages(shelf).items()}
+    pages["claims.md"] = _markdown(ledger(shelf, tables))
+    return {"tables.md": _markdown(sections), "index.html": _html(shown, _facts(shelf, tables)), **pages}
+
+
+def sections_of(shelf: Shelf, tables: Sequence[Table]) -> list[Section]:
+    """Everything that stands on `tables.md`, in order."""
+    chosen = read_chosen()
+    return [
         front(shelf),
         *leaderboards(shelf),
         *line(shelf, chosen),
@@ -51,32 +69,10 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
         *amounts(shelf),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),
+        speeds(shelf, tables),
         windows(),
         *appendix(shelf),
     ]
-    return {"tables.md": _markdown(sections), "index.html": _html(sections)}
-
-
-def stale(pages: Mapping[str, str], folder: Path) -> list[str]:
-    """For each page whose file under `folder` differs, a sentence that names the first differing line."""
-    found = []
-    for name, page in pages.items():
-        path = folder / name
-        if not path.exists():
-            found.append(f"{path}: is missing")
-            continue
-        there = path.read_bytes().decode(errors="replace")
-        if there == page:
-            continue
-        old, new = there.splitlines(), page.splitlines()
-        line = next((i for i, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-        was, should = (_clip(lines[line]) if line < len(lines) else "the end of the file" for lines in (old, new))
-        found.append(f"{path}: line {line + 1} is stale:\n  there is   {was}\n  should be  {should}")
-    return found
-
-
-def _clip(line: str) -> str:
-    return line if len(line) <= 160 else f"{line[:157]}..."
 
 
 def _markdown(sections: Sequence[Section]) -> str:
@@ -105,7 +101,20 @@ def _markdown_grid(grid: Grid) -> str:
     return "\n\n".join([table, "  \n".join(lines)]) if lines else table
 
 
-def _html(sections: Sequence[Section]) -> str:
+def _facts(shelf: Shelf, tables: Sequence[Table]) -> list[tuple[str, str]]:
+    """What there is, in figures: the head of the HTML page."""
+    small = {entry.record.detector for entry in shelf.accuracies if entry.record.scale == "small"}
+    printed = sum(cell != DASH for table in tables for row in table.rows for cell in row.cells)
+    found = (
+        (len(shelf.catalog), "detectors built as their papers say"),
+        (len(small), "of them trained here at a small size"),
+        (printed, f"printed cells of {len(tables)} tables"),
+        (len(shelf.entries), "Records"),
+    )
+    return [(f"{count:,}", name) for count, name in found]
+
+
+def _html(sections: Sequence[Section], facts: Sequence[tuple[str, str]]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -114,16 +123,18 @@ def _html(sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"inline": _inline, "heads": _heads}
+    environment.filters |= {"inline": _inline, "heads": _heads, "key": _key, "plain": plain, "breakable": breakable}
     environment.tests |= {
         "grid": lambda block: isinstance(block, Grid),
         "plot": lambda block: isinstance(block, Plot),
     }
-    return environment.get_template("index.html.j2").render(sections=sections, missing=(NOT_MEASURED, UNDEFINED))
+    return environment.get_template("index.html.j2").render(
+        sections=sections, facts=facts, families=(*FAMILIES, "other"), missing=(NOT_MEASURED, UNDEFINED)
+    )
 
 
 def _inline(text: str) -> Markup:
-    """Code, strong, emphasis and links of a paragraph; everything else is text."""
+    """Code, strong, emphasis, links and links to detectors' pages of a paragraph; everything else is text."""
     parts = []
     end = 0
     for match in _INLINE.finditer(text):
@@ -131,6 +142,22 @@ def _inline(text: str) -> Markup:
         parts += [escape(text[end : match.start()]), _ELEMENTS[element].format(match[element])]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def plain(text: str) -> str:
+    """The same as text alone, for files that know no Markdown."""
+    return _INLINE.sub(lambda match: match[match.lastgroup or 0], text)
+
+
+def breakable(markup: str) -> Markup:
+    """Names that may be broken behind an underscore; attributes stay as they are."""
+    return Markup(re.sub(r"_(?![^<]*>)", "_<wbr>", markup))
+
+
+def _key(grid: Grid) -> int:
+    """Which column names the row, for screen readers and narrow screens."""
+    titles = [header.title for header in grid.headers]
+    return next((titles.index(name) for name in ("method", "detector", "Record") if name in titles), 0)
 
 
 def _heads(grid: Grid) -> list[tuple[str, str, int]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.results import Hardware
 from reports.plots import Point, scatter
+from reports.protocols import Group, by_protocol
 from reports.records import NOT_MEASURED, Entry, Shelf
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "front",
     "leaderboards",
     "literal",
+    "stands_beside",
     "tested_on",
 ]
 
@@ -125,11 +127,14 @@ def front(shelf: Shelf) -> Section:
     paragraphs = [
         "Every figure here is one of two kinds, and the two never share a column. **Printed** figures are those of a "
         "paper's table, digit by digit; their columns are headed *paper*. **Measured** figures come from a Record that "
-        "this project's commands wrote; their columns are headed *here*, or stand in a table without any printed "
-        "figure. Under each table a note says which images a figure was measured on, on which machine, and with which "
-        "protocol; the weights are named by the first digits of their sha256. The appendix lists every Record.",
+        "this project's commands wrote; their columns are headed *here*, or *small* where other images or another size "
+        "were measured than the paper's, or stand in a table without any printed figure. A dash and a letter are a "
+        "figure that could not be measured, and the note of that letter says why. Under each table a note says which "
+        "images a figure was measured on, on which machine, and with which protocol; the weights are named by the "
+        "first digits of their sha256. The appendix lists every Record.",
         "Accuracies are in percent, times in milliseconds for one image from pixels to detections (median, batch 1). "
-        f"*{NOT_MEASURED}* means that no Record fits; *undefined* that a metric has no value on these images. "
+        f"{_how_sure(shelf)}*{NOT_MEASURED}* means that no Record fits; *undefined* that a metric has no value on "
+        "these images. "
         "Detectors called *small* are the papers' architectures at a size that trains in minutes on two processor "
         "cores, on small data: they can be compared with each other, never with a printed figure. Unless said "
         "otherwise, each is one training run with one seed, so that differences of a point or less mean nothing.",
@@ -142,17 +147,45 @@ def front(shelf: Shelf) -> Section:
     return Section("Detectors, measured and compared with their papers", "top", tuple(paragraphs), level=1)
 
 
+def _how_sure(shelf: Shelf) -> str:
+    """What stands in brackets behind an accuracy, where any Record has it."""
+    kinds = set()
+    for entry in shelf.accuracies:
+        found = entry.record.metrics.get("intervals")
+        if isinstance(found, dict):
+            kinds.add((found.get("level", 0), found.get("method", ""), found.get("draws", 0)))
+    return "".join(
+        f"In brackets behind an accuracy stands the interval that is to hold it on as many images of the same kind "
+        f"{100 * level:.0f} times in 100, from {draws:,} resamples of the images (method *{method}*); that another "
+        "training would give other weights is no part of it. "
+        for level, method, draws in sorted(kinds)
+    )
+
+
+def stands_beside(entry: Entry) -> bool:
+    """Whether it is a detector of the reader's, of whatever size, on images that small detectors are tested on."""
+    return entry.own and entry.record.scale == "other" and entry.test.partition(" ")[0] in _DATASETS
+
+
 def leaderboards(shelf: Shelf) -> list[Section]:
     """The small detectors, one table a test; `shapes` test always, the others where there are Records."""
-    small = [entry for entry in (*shelf.accuracies, *shelf.multi_scale) if entry.record.scale == "small"]
+    found = (*shelf.accuracies, *shelf.multi_scale)
+    small = [entry for entry in found if entry.record.scale == "small" or stands_beside(entry)]
     tests = sorted(
         {entry.test for entry in small} - {"shapes test"}, key=lambda test: (not test.startswith("bccd"), test)
     )
-    return [_leaderboard(shelf, test, [e for e in small if e.test == test]) for test in ("shapes test", *tests)]
+    return [
+        _leaderboard(shelf, test, group)
+        for test in ("shapes test", *tests)
+        for group in by_protocol([entry for entry in small if entry.test == test])
+    ]
 
 
-def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
+def _leaderboard(shelf: Shelf, test: str, group: Group) -> Section:
+    entries: Sequence[Entry] = group.entries
     title, anchor = f"Small detectors on {test}", f"small-{test.replace(' ', '-')}"
+    if group.identity:
+        title, anchor = f"{title}, protocol {group.identity}", f"{anchor}-{group.identity}"
     if not entries:
         return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record of a small detector.",))
     entries = sorted(entries, key=lambda entry: (-_number(entry, "stats.AP"), entry.record.detector, entry.own))
@@ -169,7 +202,8 @@ def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
                 _name(entry),
                 shelf.about(entry.record.detector, "year"),
                 shelf.about(entry.record.detector, "family"),
-                *(entry.metric(place) for _, place in _METRICS),
+                entry.sure(_METRICS[0][1]),
+                *(entry.metric(place) for _, place in _METRICS[1:]),
                 *(_milliseconds(clock) for clock in clocks),
                 cost.count("parameters") if cost else NOT_MEASURED,
                 cost.millions("macs") if cost else NOT_MEASURED,
@@ -197,6 +231,8 @@ def _leaderboard(shelf: Shelf, test: str, entries: list[Entry]) -> Section:
         "Sorted by AP. FD is 1 - AP over low overlaps (lower is better), VOC07 the 11-point mean AP at IoU 0.5. "
         "*Images seen* is steps times batch of the training: compare rows of which it is the same."
     )
+    if group.text:
+        intro.append(group.text)
     if len({entry.record.dataset.fingerprint for entry in entries if entry.record.dataset}) > 1:
         intro.append(
             "**The rows were not all tested on the same images**: compare only those whose first note is the same."
@@ -256,7 +292,8 @@ def checkpoints(shelf: Shelf, printed: dict[str, list[tuple[str, str, str, float
         printed: By detector: name of a metric, its place in the JSON of `score`, what was tested on, the figure.
     """
     title, anchor = "Checkpoints of full size on real images", "checkpoints"
-    entries = [entry for entry in (*shelf.accuracies, *shelf.multi_scale) if entry.record.scale != "small"]
+    found = (*shelf.accuracies, *shelf.multi_scale)
+    entries = [entry for entry in found if entry.record.scale != "small" and not stands_beside(entry)]
     if not entries:
         return Section(title, anchor, (f"{NOT_MEASURED.capitalize()}: there is no Record.",))
     notes = Notes()

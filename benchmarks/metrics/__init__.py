@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 
 from benchmarks.metrics.bootstrap import resample
-from benchmarks.metrics.coco import COCO, MAX_DETECTIONS, RECALLS, Curves, accumulate, coco_stats, mean_or_none
+from benchmarks.metrics.coco import (
+    COCO,
+    MAX_DETECTIONS,
+    RECALLS,
+    Curves,
+    accumulate,
+    coco_stats,
+    mean_or_none,
+    precision_curves,
+)
 from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
 from benchmarks.metrics.intervals import intervals_of
@@ -24,6 +33,7 @@ from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, M
 from benchmarks.metrics.miss_rate import miss_rates
 from benchmarks.metrics.proposals import proposal_recall
 from benchmarks.metrics.voc import voc_average_precision
+from benchmarks.protocol import hash_of_ids, hash_of_labels, identities
 
 __all__ = [
     "MASKS",
@@ -36,11 +46,13 @@ __all__ = [
     "ScoreError",
     "accumulate",
     "encode_masks",
+    "image_intervals",
     "load_detections",
     "load_ground_truth",
     "mask_ap",
     "match",
     "miss_rates",
+    "precision_curves",
     "proposal_recall",
     "read_masks",
     "score",
@@ -78,7 +90,8 @@ def score(
         - `voc`: mAP07, mAP10
         - `per_class`: by category name (by id where names repeat) AP, AP50, FD, AP07, AP10 and `objects`, the number
           of its annotations that are not crowds
-        - `protocol`: every setting the numbers depend on
+        - `protocol`: every setting the numbers depend on, and `identity`: of each number the hash of its own
+          (`benchmarks.protocol`)
         - `intervals`, where they are asked for: low and high of each number, laid out as above, with `level`, `method`,
           `draws`, `seed` and `unit`
         - `notes`: what should be looked at, each with `kind`, `count` and `message`
@@ -93,9 +106,14 @@ def score(
     matches = match(truth, results)
     scores = score_matches(truth, results, matches, protocol)
     if intervals:
-        found = intervals_of(scores, resample(matches, intervals, seed))
-        scores["intervals"] = {"seed": seed, "unit": "images, with replacement", **found}
+        scores["intervals"] = image_intervals(scores, matches, intervals, seed)
     return scores
+
+
+def image_intervals(scores: Mapping[str, Any], matches: Matches, draws: int = 1_000, seed: int = 0) -> dict[str, Any]:
+    """The 95 % intervals of what `score_matches` returned, from `draws` resamples of the images: `intervals` above."""
+    found = intervals_of(scores, resample(matches, draws, seed))
+    return {"seed": seed, "unit": "images, with replacement", **found}
 
 
 def score_matches(truth: GroundTruth, results: Results, matches: Matches, protocol: str = "all") -> dict[str, Any]:
@@ -123,13 +141,13 @@ def score_matches(truth: GroundTruth, results: Results, matches: Matches, protoc
         "fd": {key: asked("fd", value) for key, value in fd_stats(curves).items()},
         "voc": {"mAP07": asked("voc07", mean_or_none(ap07)), "mAP10": asked("voc10", mean_or_none(ap10))},
         "per_class": per_class,
-        "protocol": _settings(protocol),
+        "protocol": _settings(protocol, truth),
         "notes": [*truth.notes, *results.notes],
     }
 
 
-def _settings(protocol: str) -> dict[str, Any]:
-    """What the numbers depend on, for the Record."""
+def _settings(protocol: str, truth: GroundTruth) -> dict[str, Any]:
+    """What the numbers depend on, for the Record, and the hash of it by number."""
     areas = {scale: list(bounds) for scale, bounds in AREAS.items()}
     shared = {
         "areas": areas,
@@ -157,10 +175,14 @@ def _settings(protocol: str) -> dict[str, Any]:
         "voc10": {**voc, "average": "area under the monotone curve"},
     }
     chosen = settings if protocol == "all" else {protocol: settings[protocol]}
-    return {
+    found = {
         "name": protocol,
         "boxes": "x, y, width, height, continuous pixels",
         "iou_precision": "float64",
         "ties": "image id, then order in the file",
+        "score_floor": 0.0,
+        "images": hash_of_ids(truth.image_ids),
+        "label_map": hash_of_labels(truth.category_ids, truth.category_names),
         **chosen,
     }
+    return {**found, "identity": identities(found)}

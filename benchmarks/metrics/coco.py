@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, Matches
 
-__all__ = ["COCO", "MAX_DETECTIONS", "RECALLS", "Curves", "accumulate", "coco_stats", "mean_or_none"]
+__all__ = [
+    "COCO",
+    "MAX_DETECTIONS",
+    "RECALLS",
+    "Curves",
+    "accumulate",
+    "coco_stats",
+    "mean_or_none",
+    "precision_curves",
+]
 
 RECALLS = np.linspace(0, 1, 101)
 MAX_DETECTIONS = (1, 10, CAP)
@@ -72,6 +81,19 @@ def coco_stats(curves: Curves) -> dict[str, float | None]:
         **{f"AR{most}": mean_or_none(recall[m, 0]) for m, most in enumerate(MAX_DETECTIONS)},
         **{f"AR_{scale}": mean_or_none(recall[-1, a]) for a, scale in enumerate(AREAS) if a},
     }
+
+
+def precision_curves(curves: Curves) -> dict[str, list[float]]:
+    """Precision at the 101 points of `RECALLS`, mean over the classes that have objects, to four decimals.
+
+    Returns:
+        `IoU50` and `IoU75`, whose means over the points are AP50 and AP75; empty where no class has objects.
+    """
+    known = curves.objects[0] > 0
+    if not known.any():
+        return {}
+    places = {"IoU50": _AT50, "IoU75": _AT75}
+    return {name: curves.precision[0, known, at].mean(axis=0).round(4).tolist() for name, at in places.items()}
 
 
 def mean_or_none(values: NDArray[np.float64]) -> float | None:

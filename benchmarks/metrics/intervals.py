@@ -14,7 +14,7 @@ Source: Efron and Tibshirani, "An introduction to the bootstrap", 1993, chapters
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, Literal, get_args
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics.bootstrap import PER_CLASS, TOTALS, Resampled
 
-__all__ = ["DEFAULT", "METHODS", "Method", "interval", "intervals_of"]
+__all__ = ["DEFAULT", "METHODS", "Method", "interval", "intervals_of", "ratio_of_medians"]
 
 Method = Literal["basic", "bias_corrected", "normal", "percentile", "shifted"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -97,3 +97,12 @@ def intervals_of(
         for k, (label, row) in enumerate(scores["per_class"].items())
     }
     return {"level": level, "method": method, "draws": len(resampled.totals), **parts}
+
+
+def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float], draws: int = 2_000) -> dict[str, float]:
+    """Ratio of the medians of paired samples, and the middle 95 % of what resampled pairs give."""
+    pairs = np.array([ours, theirs])
+    rows = np.random.default_rng(0).integers(pairs.shape[1], size=(draws, pairs.shape[1]))
+    medians = np.median(pairs[:, rows], axis=2)
+    low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5]).tolist()
+    return {"median": float(np.median(pairs[0]) / np.median(pairs[1])), "low": low, "high": high}

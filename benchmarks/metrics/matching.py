@@ -28,10 +28,13 @@ from numpy.typing import NDArray
 from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.data import GroundTruth, Results
 
-__all__ = ["AREAS", "CAP", "NEITHER", "RIGHT", "THRESHOLDS", "VOC_THRESHOLD", "WRONG", "Matches", "match"]
+__all__ = ["AREAS", "AT50", "CAP", "NEITHER", "RIGHT", "THRESHOLDS", "VOC_THRESHOLD", "WRONG", "Matches", "match"]
 
 THRESHOLDS = np.concatenate((np.linspace(0.05, 0.5, 10), np.linspace(0.5, 0.95, 10)[1:]))
 """IoU .05 to .95 in steps of .05, to the bit those of pycocotools for .50:.05:.95 and for .05:.05:.50."""
+
+AT50 = 9
+"""Place of IoU .5 in `THRESHOLDS`."""
 
 AREAS = {"all": (0.0, 1e10), "S": (0.0, 32.0**2), "M": (32.0**2, 96.0**2), "L": (96.0**2, 1e10)}
 """COCO's scales in square pixels; both bounds belong to the scale, so an area of 1024 is small and medium."""
@@ -53,6 +56,7 @@ class Matches:
 
     Attributes:
         classes, images: How many there are.
+        entry: Place of each detection in the `Results`.
         category, image, score: Of each detection.
         rank: Place of the detection in its cell, from 0; COCO's rule leaves out those from `CAP` on.
         matched: Masks `[N, 4]` of the thresholds at which the detection has an object.
@@ -60,13 +64,16 @@ class Matches:
         voc: `RIGHT`, `WRONG` or `NEITHER` under VOC's rule.
         order: The detections by class and descending score, equal scores as they stand above.
         starts: Class k's detections are `order[starts[k]:starts[k + 1]]` (and stand there above too).
+        truth_entry: Place of each object in the `GroundTruth`.
         truth_category, truth_image: Of each object.
+        truth_found: Masks `[G, 4]` of the thresholds at which a detection has the object (COCO's rule).
         truth_ignored: Whether the object is ignored at each scale `[G, 4]` (COCO's rule).
         truth_excused: Whether it is difficult or a crowd (VOC's rule).
     """
 
     classes: int
     images: int
+    entry: NDArray[np.int64]
     category: NDArray[np.int64]
     image: NDArray[np.int64]
     score: NDArray[np.float64]
@@ -76,14 +83,38 @@ class Matches:
     voc: NDArray[np.uint8]
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
+    truth_entry: NDArray[np.int64]
     truth_category: NDArray[np.int64]
     truth_image: NDArray[np.int64]
+    truth_found: NDArray[np.uint32]
     truth_ignored: NDArray[np.bool_]
     truth_excused: NDArray[np.bool_]
 
+    def judged(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Which detections are wrong and which are right at IoU .5 under COCO's rule `[N]`; some are neither."""
+        bit = np.uint32(1 << AT50)
+        counts = (self.rank < CAP) & (self.ignored[:, 0] & bit == 0)
+        matched = self.matched[:, 0] & bit != 0
+        return counts & ~matched, counts & matched
 
-def match(truth: GroundTruth, results: Results) -> Matches:
-    """Match all detections with all objects, once for every protocol."""
+
+def match(
+    truth: GroundTruth,
+    results: Results,
+    *,
+    cap: int = CAP,
+    voc_threshold: float = VOC_THRESHOLD,
+    ignore_difficult: bool = False,
+) -> Matches:
+    """Match all detections with all objects, once for every protocol.
+
+    Args:
+        truth: The objects.
+        results: The detections.
+        cap: How many detections of a cell COCO's rule looks at.
+        voc_threshold: Least IoU under VOC's rule.
+        ignore_difficult: Whether COCO's rule ignores difficult objects too (COCO knows none).
+    """
     classes, images = len(truth.category_ids), len(truth.image_ids)
     by_cell = np.lexsort((-results.scores, _narrow(results.image, images), _narrow(results.category, classes)))
     category, image, score = results.category[by_cell], results.image[by_cell], results.scores[by_cell]
@@ -93,8 +124,9 @@ def match(truth: GroundTruth, results: Results) -> Matches:
     excused = crowd | truth.difficult[objects]
     area = truth.area[objects]
     bounds = np.array(list(AREAS.values()))
-    truth_ignored = crowd[:, None] | (area[:, None] < bounds[:, 0]) | (area[:, None] > bounds[:, 1])
-    rank, matched, ignored, voc = _match_cells(
+    left_out = excused if ignore_difficult else crowd
+    truth_ignored = left_out[:, None] | (area[:, None] < bounds[:, 0]) | (area[:, None] > bounds[:, 1])
+    rank, matched, ignored, voc, found = _match_cells(
         category * images + image,
         results.boxes[by_cell],
         truth_category * images + truth_image,
@@ -104,10 +136,13 @@ def match(truth: GroundTruth, results: Results) -> Matches:
         truth_ignored,
         THRESHOLDS,
         bounds,
+        cap,
+        voc_threshold,
     )
     return Matches(
         classes=classes,
         images=images,
+        entry=by_cell,
         category=category,
         image=image,
         score=score,
@@ -117,8 +152,10 @@ def match(truth: GroundTruth, results: Results) -> Matches:
         voc=voc,
         order=np.lexsort((-score, _narrow(category, classes))),
         starts=np.searchsorted(category, np.arange(classes + 1)),
+        truth_entry=objects,
         truth_category=truth_category,
         truth_image=truth_image,
+        truth_found=found,
         truth_ignored=truth_ignored,
         truth_excused=excused,
     )
@@ -140,8 +177,10 @@ def _match_cells(
     truth_ignored: NDArray[np.bool_],
     thresholds: NDArray[np.float64],
     bounds: NDArray[np.float64],
-) -> tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint8]]:
-    """Rank, matched, ignored and voc of detections that are sorted by cell and descending score."""
+    cap: int,
+    voc_threshold: float,
+) -> tuple[NDArray[np.int32], NDArray[np.uint32], NDArray[np.uint32], NDArray[np.uint8], NDArray[np.uint32]]:
+    """Rank, matched, ignored, voc and truth_found of detections that are sorted by cell and descending score."""
     count, objects, scales = len(cell), len(truth_cell), len(bounds)
     one = np.uint32(1)
     everywhere = np.uint32((1 << len(thresholds)) - 1)
@@ -170,7 +209,7 @@ def _match_cells(
         area = w * h
         nearby = 0
         best = -1
-        best_iou = VOC_THRESHOLD
+        best_iou = voc_threshold
         for g in range(begin, end):
             width = min(x + w, truth_boxes[g, 0] + truth_boxes[g, 2]) - max(x, truth_boxes[g, 0])
             if width <= 0:
@@ -196,7 +235,7 @@ def _match_cells(
                 voc[d] = RIGHT
                 voc_taken[best] = True
 
-        if rank[d] >= CAP:
+        if rank[d] >= cap:
             continue
         for a in range(scales):
             has = np.uint32(0)
@@ -225,4 +264,4 @@ def _match_cells(
                 skip |= everywhere & ~has
             matched[d, a] = has
             ignored[d, a] = skip
-    return rank, matched, ignored, voc
+    return rank, matched, ignored, voc, taken

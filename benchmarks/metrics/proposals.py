@@ -8,7 +8,7 @@ COCO's evaluation code with `useCats = 0`). Crowds and difficult objects are nei
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,19 @@ PROTOCOL: dict[str, Any] = {
 
 
 def proposal_recall(
-    truth: GroundTruth, proposals: Mapping[int | str, NDArray[np.float64]]
+    truth: GroundTruth,
+    proposals: Mapping[int | str, NDArray[np.float64]],
+    budgets: Sequence[int] = BUDGETS,
 ) -> dict[str, float | int | None]:
     """Recall within the first proposals of each image, as fractions; None where there is nothing to be found.
 
     Args:
         truth: What is to be found.
         proposals: By image id: x, y, width, height `[P, 4]`, the likeliest first. An image that is left out has none.
+        budgets: How many of an image are looked at.
 
     Returns:
-        `AR100`, `AR300`, ... and, at IoU .5 alone, `recall50_100`, `recall50_300`, ... (`BUDGETS`); `per_image`, the
+        `AR100`, `AR300`, ... and, at IoU .5 alone, `recall50_100`, `recall50_300`, ... (the budgets); `per_image`, the
         mean number of proposals, and `most`, the largest.
 
     Raises:
@@ -61,7 +64,7 @@ def proposal_recall(
         if len(wanted):
             places.append(_places(np.ascontiguousarray(wanted), boxes, _THRESHOLDS))
     found = np.concatenate(places, axis=1) if places else None
-    recall = {most: None if found is None else (found < most).mean(axis=1) for most in BUDGETS}
+    recall = {most: None if found is None else (found < most).mean(axis=1) for most in budgets}
     return {
         **{f"AR{most}": None if by_iou is None else float(by_iou.mean()) for most, by_iou in recall.items()},
         **{f"recall50_{most}": None if by_iou is None else float(by_iou[0]) for most, by_iou in recall.items()},

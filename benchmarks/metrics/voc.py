@@ -16,23 +16,37 @@ from numpy.typing import NDArray
 from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.matching import RIGHT, WRONG, Matches
 
-__all__ = ["voc_average_precision"]
+__all__ = ["average_precision", "voc_average_precision"]
+
+_TENTHS = np.arange(11) / 10
 
 
 def voc_average_precision(matches: Matches) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AP07 and AP10 of each class `[K]`; NaN where a class has no objects that count."""
     objects = np.bincount(matches.truth_category[~matches.truth_excused], minlength=matches.classes)
     outcome = matches.voc[matches.order]
-    return _average_precision(matches.starts, outcome == RIGHT, outcome == WRONG, objects)
+    return average_precision(matches.starts, outcome == RIGHT, outcome == WRONG, objects, _TENTHS)
 
 
 @compiled
-def _average_precision(
-    starts: NDArray[np.int64], is_right: NDArray[np.bool_], is_wrong: NDArray[np.bool_], objects: NDArray[np.int64]
+def average_precision(
+    starts: NDArray[np.int64],
+    is_right: NDArray[np.bool_],
+    is_wrong: NDArray[np.bool_],
+    objects: NDArray[np.int64],
+    recalls: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Class k's detections stand at starts[k]:starts[k + 1], in descending order of score."""
+    """Mean precision at `recalls`, and area under the monotone curve, of each class `[K]`; NaN without objects.
+
+    Args:
+        starts: Class k's detections stand at starts[k]:starts[k + 1], in descending order of score.
+        is_right: Whether a detection has found an object `[N]`.
+        is_wrong: Whether it is a false positive; it may be neither.
+        objects: How many are to be found, by class `[K]`.
+        recalls: Each the double nearest to its fraction, so that comparing with a share of objects is exact.
+    """
     classes = len(objects)
-    eleven_points = np.full(classes, np.nan)
+    mean_at_points = np.full(classes, np.nan)
     area = np.full(classes, np.nan)
     for k in range(classes):
         total = objects[k]
@@ -51,13 +65,15 @@ def _average_precision(
         for j in range(right - 1, 0, -1):
             curve[j] = max(curve[j], curve[j + 1])
         points = 0.0
-        for tenth in range(11):
-            needed = max((tenth * total + 9) // 10, 1)
+        for recall in recalls:
+            needed = max(1, int(recall * total) - 1)
+            while needed / total < recall:
+                needed += 1
             if needed <= right:
                 points += curve[needed]
-        eleven_points[k] = points / 11
+        mean_at_points[k] = points / len(recalls)
         under = 0.0
         for j in range(1, right + 1):
             under += curve[j] * (j / total - (j - 1) / total)
         area[k] = under
-    return eleven_points, area
+    return mean_at_points, area

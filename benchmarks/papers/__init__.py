@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,10 +17,13 @@ FOLDER = Path(__file__).parent
 DASH = "–"
 """A cell in which the paper prints a dash or nothing."""
 
-Structure = Literal["input", "boxes", "parameters", "macs"]
+Structure = Literal["input", "boxes", "parameters", "macs", "operations"]
+Speed = Literal["frames a second", "milliseconds", "as written"]
 
 _METRIC = re.compile(r"^(stats|fd|voc)\.[A-Za-z0-9_]+$")
 _FIGURE = re.compile(r"^\d+(\.\d+)?$")
+_TIME = re.compile(r"^(\d+(?:\.\d+)?)(?: (fps|ms|s))?$")
+_UNITS = {"frames a second": "fps", "milliseconds": "ms", "as written": None}
 
 
 class TableError(ValueError):
@@ -37,24 +40,24 @@ class Column(_Frozen):
     Attributes:
         key: Short name, unique in the table.
         title: Heading.
-        kind: `text`; `number` (a figure that is not compared, such as a speed on the paper's machine); `structure`
-            (follows from the architecture alone); `metric` (an accuracy in percent).
+        kind: `text`; `number` (figures of which a cell may hold two or none, so that they are compared with nothing);
+            `structure` (follows from the architecture alone); `speed` (of one image on the paper's machine); `metric`
+            (an accuracy in percent).
         measures: For a metric the place in the JSON of `score`, such as `fd.FD5`; for a structure `input`, `boxes`,
-            `parameters` or `macs`; else empty.
+            `parameters`, `macs` or `operations` (billions, two a multiply-accumulate); for a speed `frames a second`,
+            `milliseconds`, or `as written` where each cell has its unit; else empty.
         dataset: For a metric, the data set and split that the paper tested on, named as Records name them.
         images: For a metric, the number of images of that split: a Record of fewer is a Record of another test.
         better: Whether a higher or a lower metric is better.
-        unmeasured: Why there is no figure of ours as long as no Record fits.
     """
 
     key: str = Field(pattern=r"^[A-Za-z0-9_]+$")
     title: str = Field(min_length=1)
-    kind: Literal["text", "number", "structure", "metric"]
+    kind: Literal["text", "number", "structure", "speed", "metric"]
     measures: str = ""
     dataset: str = ""
     images: int = Field(default=0, ge=0)
     better: Literal["higher", "lower"] = "higher"
-    unmeasured: str = ""
 
     @model_validator(mode="after")
     def _kind_and_measures(self) -> Column:
@@ -62,8 +65,10 @@ class Column(_Frozen):
             raise ValueError("a metric needs measures (such as fd.FD5), dataset and images")
         if self.kind == "structure" and self.measures not in get_args(Structure):
             raise ValueError(f"a structure measures one of {', '.join(get_args(Structure))}")
+        if self.kind == "speed" and self.measures not in get_args(Speed):
+            raise ValueError(f"a speed measures one of {', '.join(get_args(Speed))}")
         if self.kind in ("text", "number") and (self.measures or self.dataset or self.images):
-            raise ValueError("only a metric or a structure is measured")
+            raise ValueError("only a metric, a structure or a speed is measured")
         return self
 
 
@@ -73,11 +78,13 @@ class Row(_Frozen):
     Attributes:
         cells: One string a column, digits and all; `–` where the paper prints no figure.
         detector: Catalog name of what implements the row, or None.
+        overrides: Constructor arguments where the row's network is another than the catalog's.
         note: What a reader must know, such as an error of the scan that was transcribed.
     """
 
     cells: tuple[str, ...]
     detector: str | None = None
+    overrides: dict[str, Any] = {}
     note: str = ""
 
 
@@ -156,9 +163,22 @@ class Table(_Frozen):
         cell = self.cell(row, key)
         return None if cell == DASH else float(cell)
 
+    def seconds(self, row: Row, key: str) -> float | None:
+        """Time of one image by a column of speeds; None where a cell holds no figure, or two."""
+        found = _TIME.match(self.cell(row, key))
+        if found is None:
+            return None
+        figure, unit = float(found[1]), found[2] or _UNITS[self.column(key).measures]
+        return {"fps": 1 / figure, "ms": figure / 1000, "s": figure}.get(unit or "")
+
     def row(self, method: str) -> Row:
         """The row of a method that is named once."""
         return next(row for row in self.rows if self.cell(row, "method") == method)
+
+    @property
+    def speeds(self) -> tuple[Column, ...]:
+        """The columns of times and frame rates."""
+        return tuple(column for column in self.columns if column.kind == "speed")
 
     @property
     def metrics(self) -> tuple[Column, ...]:

@@ -58,8 +58,9 @@ class Record(_Frozen):
 
     Attributes:
         kind: What was measured; a comparison is of times, with another implementation of the same network, or with
-            other detectors, which `protocol` then names under `beside`.
-        detector: Catalog name.
+            other detectors, which `protocol` then names under `beside`; a claim is what the ledger of claims needs
+            besides, for the claim that `protocol` then names under `claim`.
+        detector: Catalog name; `none` for a claim about none.
         scale: `small` (trained here), `paper` (the size of the paper) or `other` (a checkpoint of another shape).
         overrides: Constructor arguments that differ from the paper's size.
         num_classes: Foreground classes.
@@ -75,15 +76,16 @@ class Record(_Frozen):
         recipe: How it was trained (training only).
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.
-        metrics: Results. Accuracy: the JSON of `score`, fractions. Cost: parameters, macs, boxes. Training: steps,
-            seconds, final losses, and the metrics of the split that was watched. Comparison: times of `ours`
-            and `theirs`, their `ratio`, and the `agreement` of the detections.
+        metrics: Results. Accuracy: the JSON of `score`, fractions, with `intervals` of the totals where the Record is
+            no older than they are. Cost: parameters, macs, boxes; of the paper's size, stages and recipes, too.
+            Training: steps, seconds, final losses, and their `course`. Comparison: times of `ours` and `theirs`, their
+            `ratio`, and the `agreement` of the detections.
         samples: Raw seconds, by stage (latency) or of either side (comparison).
         note: What a reader must know besides.
     """
 
     schema_version: Literal[1] = 1
-    kind: Literal["accuracy", "comparison", "cost", "latency", "training"]
+    kind: Literal["accuracy", "claim", "comparison", "cost", "latency", "training"]
     detector: str
     scale: Literal["small", "paper", "other"]
     overrides: dict[str, Any] = {}
@@ -117,14 +119,18 @@ class Record(_Frozen):
         timed = self.kind in ("comparison", "latency")
         device = f".{self.hardware.device.partition(':')[0]}" if timed and self.hardware else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
+        if self.kind == "cost" and self.scale == "other":
+            classes += "".join(f".{key}-{value}" for key, value in sorted(self.overrides.items()))
         again = f".seed-{self.seed}" if self.seed else ""
         again += f".of-{self.learned_from}" if self.learned_from else ""
         scales = f".{self.multi_scale}" if self.multi_scale else ""
         suppressed = f".{self.suppression}" if self.suppression else ""
         told = f".{self.truth}" if self.truth else ""
         beside = "".join(f".{name}" for name in self.protocol.get("beside", ()))
+        about = f".{self.protocol['claim']}" if self.kind == "claim" else ""
         return (
             f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{told}{beside}"
+            f"{about}"
         )
 
     @property
@@ -146,9 +152,12 @@ class Record(_Frozen):
         return None if found is None else str(found["name"])
 
     def write(self, folder: Path) -> Path:
-        """Write as JSON under `folder`, whole or not at all, and return the file."""
+        """Write as JSON under `folder`, whole or not at all, and return the file; a manifest above it is kept."""
+        from benchmarks.manifest import note
+
         path = folder / f"{self.name}.json"
         write_atomically(path, self.model_dump_json(indent=1) + "\n")
+        note(path)
         return path
 
     @classmethod

@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.beside import Contender, compare_latency, contender, print_beside, ratio_of_medians
+from benchmarks.beside import Contender, compare_latency, contender, print_beside
 from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.proposals import Memory
 from benchmarks.results import Record

@@ -88,6 +88,13 @@ def test_small_size_takes_what_preprocessing_makes_of_shapes() -> None:
     assert found["macs"] == macs_of_toy(4, 8, 8 * 12)
 
 
+def test_regions_are_what_the_second_stage_looks_at_in_testing() -> None:
+    for name, regions in (("rfcn_r101", 300), ("fast_rcnn_vgg16", 2000), ("hypernet_vgg16", 100)):
+        with torch.device("meta"):
+            assert benchmarks.cost._regions(zoo.build(name, 20)) == regions
+    assert benchmarks.cost._regions(Toy(2)) is None
+
+
 @pytest.mark.usefixtures("toy")
 def test_a_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="0x20"):

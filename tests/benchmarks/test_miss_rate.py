@@ -227,4 +227,6 @@ def test_records_hold_miss_rates(
     print_scores(record.metrics)
     lines = capsys.readouterr().out.splitlines()
     row = lines[lines.index("Missed:") + 3].split()
-    assert row[1:4] == ["50.0", "50.0", "25.0"]
+    assert row[0] == "score"
+    assert row[2:5] == ["50.0", "50.0", "25.0"]
+    assert lines[lines.index("Missed:") + 4].split()[0] == "low"

@@ -113,8 +113,9 @@ def test_a_table_that_does_not_hold_together_is_refused() -> None:
         ({"columns": [columns[0] | {"key": "name"}, *columns[1:]]}, "one of them is method"),
         ({"columns": [columns[0], columns[1] | {"measures": "FD"}, *columns[2:]]}, "a metric needs measures"),
         ({"columns": [columns[0], columns[1] | {"images": 0}, *columns[2:]]}, "a metric needs measures"),
-        ({"columns": [columns[0], columns[1] | {"kind": "number"}, *columns[2:]]}, "only a metric or a structure"),
+        ({"columns": [columns[0], columns[1] | {"kind": "number"}, *columns[2:]]}, "only a metric, a structure or"),
         ({"columns": [columns[0], columns[1] | {"kind": "structure"}, *columns[2:]]}, "a structure measures one of"),
+        ({"columns": [columns[0], columns[1] | {"kind": "speed"}, *columns[2:]]}, "a speed measures one of"),
         ({"surprise": 1}, "Extra inputs"),
         ({"link": "arxiv"}, "String should match"),
     ]

@@ -102,6 +102,7 @@ def collection() -> list[Record]:
         found.append(record("accuracy", detector, metrics=metrics(ap), **there))
     for detector, boxes in (("ssd300_vgg16", 8732), ("ssd512_vgg16", 24560), ("faster_rcnn_vgg16", 20646)):
         counted = cost(boxes, parameters=26285486, side=512 if "512" in detector else 300)
+        counted |= {"regions": 300} if detector == "faster_rcnn_vgg16" else {}
         found.append(record("cost", detector, scale="paper", overrides={}, num_classes=20, metrics=counted))
     found.append(published())
     return found

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import reports.__main__ as cli
+from reports.sections import Section
 from tests.reports.samples import metrics, record
 
 
@@ -16,12 +17,19 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pages").mkdir()
     monkeypatch.setattr(cli, "COMMITTED", folder)
     monkeypatch.setattr(cli, "PAGES", tmp_path / "pages")
+    # Eighty pages that hang on nothing here.
+    monkeypatch.setattr(
+        "reports.render.detector_pages", lambda shelf: {"detectors/ssd.md": [Section("ssd", "ssd", ("a",))]}
+    )
     return folder
 
 
 def test_rendered_pages_are_current_until_a_record_changes(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
-    assert [line.rpartition("/")[2] for line in capsys.readouterr().out.split()] == ["tables.md", "index.html"]
+    said = [line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()]
+    assert said[:2] == ["tables.md", "index.html"]
+    assert said[-1] == "detectors: 1 page"
+    assert (committed.parent / "pages" / "detectors" / "ssd.md").exists()
     assert cli.main(["--check"]) == 0
     record("accuracy", metrics=metrics(0.5)).write(committed / "cpu-2core")
     assert cli.main(["--check"]) == 1
@@ -33,15 +41,16 @@ def test_rendered_pages_are_current_until_a_record_changes(committed: Path, caps
 
 def test_missing_pages_are_stale(committed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--check"]) == 1
-    assert capsys.readouterr().err.count("is missing") == 2
+    missing = [line for line in capsys.readouterr().err.splitlines() if line.endswith("is missing")]
+    assert {line.rpartition("/")[2].partition(":")[0] for line in missing} >= {"tables.md", "index.html", "ssd.md"}
 
 
 def test_own_runs_get_pages_of_their_own(committed: Path, tmp_path: Path) -> None:
     cli.main([])
-    before = {path.name: path.read_bytes() for path in (tmp_path / "pages").iterdir()}
+    before = {path.name: path.read_bytes() for path in (tmp_path / "pages").rglob("*.*")}
     record("accuracy", "yolov3", metrics=metrics(0.6)).write(committed / "local")
     assert cli.main([]) == 0
-    assert {path.name: path.read_bytes() for path in (tmp_path / "pages").iterdir()} == before
+    assert {path.name: path.read_bytes() for path in (tmp_path / "pages").rglob("*.*")} == before
     assert "yolov3 (own machine)" in (committed / "local" / "tables.md").read_text()
     assert cli.main(["--check"]) == 0
     assert cli.main([]) == 0, "pages among the Records must not disturb them"
@@ -92,4 +101,18 @@ def test_a_folder_that_is_not_there_is_exit_status_2(committed: Path, capsys: py
 def test_check_takes_no_folders(committed: Path) -> None:
     with pytest.raises(SystemExit) as error:
         cli.main(["--check", "--results", "/tmp"])
+    assert error.value.code == 2
+
+
+@pytest.mark.parametrize(("form", "ending"), [("csv", "csv"), ("latex", "tex"), ("json", "json")])
+def test_tables_are_exported(form: str, ending: str, committed: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tables"
+    assert cli.main(["--export", form, "--out", str(out)]) == 0
+    assert (out / f"small-shapes-test.{ending}").exists()
+    assert not list((tmp_path / "pages").iterdir())
+
+
+def test_an_export_needs_a_folder(committed: Path) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(["--export", "csv"])
     assert error.value.code == 2

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 
 from reports import plots
+from reports import svg as svg_
 from reports.plots import FAMILIES, Bars, Point, bars, scatter
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -37,8 +38,8 @@ def test_no_label_touches_another_or_a_leader_or_leaves_the_picture(count: int) 
     boxes = [label_box(text) for text in svg.iter(f"{SVG}text") if text.attrib["class"] == "label"]
     assert len(boxes) >= min(count, 12), "labels must be given up only where there is no room"
     for index, a in enumerate(boxes):
-        assert a[0] >= plots._LEFT
-        assert a[2] <= plots._WIDTH
+        assert a[0] >= svg_.LEFT
+        assert a[2] <= svg_.WIDTH
         for b in boxes[:index]:
             assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] or b[3] <= a[1]
     for line in (line for line in svg.iter(f"{SVG}line") if line.attrib["class"] == "leader"):
@@ -88,7 +89,7 @@ def test_names_cannot_break_the_picture() -> None:
 
 @pytest.mark.parametrize("top", [0.0, 0.034, 0.7, 1.0, 1.99, 5.0, 62.5, 99.9, 100.0])
 def test_ticks_go_past_the_top_and_are_few(top: float) -> None:
-    found = plots._ticks(top)
+    found = svg_.ticks(top)
     assert found[0] == 0
     assert found[-1] >= top
     assert 2 <= len(found) <= 9
@@ -96,7 +97,7 @@ def test_ticks_go_past_the_top_and_are_few(top: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(8.2, 412.0), (0.5, 0.6), (1.0, 1.0), (1000.0, 99999.0)])
 def test_logarithmic_ticks_surround_the_values(low: float, high: float) -> None:
-    found = plots._log_ticks(low, high)
+    found = svg_.log_ticks(low, high)
     assert found[0] < low
     assert found[-1] > high
     assert all(re.fullmatch(r"[125]0*(\.0+)?|0\.0*[125]", f"{tick:.9f}".rstrip("0").rstrip(".")) for tick in found)
@@ -104,7 +105,7 @@ def test_logarithmic_ticks_surround_the_values(low: float, high: float) -> None:
 
 @pytest.mark.parametrize(("low", "high"), [(2001, 2019), (2016, 2016), (2005, 2007)])
 def test_years_are_whole_and_surround_the_values(low: float, high: float) -> None:
-    found = plots._year_ticks(low, high)
+    found = svg_.year_ticks(low, high)
     assert found[0] < low
     assert found[-1] > high
     assert all(tick == int(tick) for tick in found)

@@ -1,0 +1,216 @@
+"""What claims need besides trainings, tests and times: measured by `python -m benchmarks claims`, a Record each.
+
+What is there already stays, so that the command goes on where it was stopped, and a further checkpoint costs itself.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+
+from benchmarks.claims.ledger import LedgerError, read_claims
+from benchmarks.claims.measure import boxes, convolutions, counts, evaluators, keypoints, networks, operators
+from benchmarks.datasets import Dataset, open_dataset
+from benchmarks.evaluate import Subject, dataset_id, load_subject
+from benchmarks.provenance import commit, sha256, versions
+from benchmarks.results import COMMITTED, DatasetId, Record, Weights
+from zoo import checkpoints
+
+__all__ = ["BOXES", "EXACT", "SWEEPS", "measure"]
+
+EXACT: dict[str, Callable[[], dict[str, Any]]] = {
+    "roialign-shift": operators.pooled_ramp,
+    "iou-loss-scale": operators.overlap_loss,
+    "fc-conv": convolutions.convolutional_classifier,
+    "receptive-field": convolutions.receptive_fields,
+    "deform-identity": operators.deformable_identity,
+    "nms-toy": operators.suppression,
+    "upsample-toys": convolutions.upsampling,
+    "densebox-area-weight": operators.disc_areas,
+    "densebox-overlap": operators.disc_overlap,
+    "easy-loss-share": operators.focal_laws,
+    "ohem-helps": operators.hard_negatives,
+    "region-switch": operators.center_regions,
+    "yolo-fixed-input": convolutions.fixed_input,
+    "ap-toy": evaluators.ranked,
+    "perfect-ap": evaluators.perfect,
+    "iou-edge": evaluators.edge,
+    "fd-not-share": evaluators.false_share,
+    "ssd-tail": counts.ssd_tail,
+    "backbone-share": counts.backbone_and_regions,
+    "rfcn-roi-cost": counts.heads_of_maps,
+}
+"""By claim, what is the same wherever it is measured."""
+
+BOXES: dict[str, Callable[[boxes.Boxes], dict[str, Any]]] = {
+    "anchor-coverage": boxes.coverage,
+    "negatives-dominate": boxes.imbalance,
+    "yolo-crowd": boxes.shared_cells,
+    "nms-crowd": boxes.crowding,
+    "concentric-anchors": boxes.offsets,
+    "level-by-scale": boxes.levels,
+}
+"""By claim, what is counted over the boxes of data sets."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A trained detector run at other settings.
+
+    Attributes:
+        claim: Id.
+        detectors: Catalog names.
+        run: What measures.
+        splits: Of `shapes`.
+    """
+
+    claim: str
+    detectors: tuple[str, ...]
+    run: Callable[[Subject, Dataset, int], dict[str, Any]]
+    splits: tuple[str, ...] = ("test",)
+
+
+SWEEPS: tuple[Sweep, ...] = (
+    Sweep("fd-not-share", ("cornernet511_hg52", "centernet511_hg52"), keypoints.false_rates),
+    Sweep("gt-centers", ("centernet511_hg52",), keypoints.true_centers),
+    Sweep("center-hit", ("centernet511_hg52",), keypoints.center_hits),
+    Sweep("region-switch", ("centernet511_hg52",), keypoints.regions),
+    Sweep("easy-loss-share", ("retinanet_r50_fpn",), networks.easy_share),
+    Sweep("objectness-prior", ("ron320_vgg16",), networks.gated),
+    Sweep("level-by-scale", ("ssd300_vgg16",), networks.levels_alone),
+    Sweep("nms-crowd", ("ssd300_vgg16",), networks.suppressed, ("crowd", "sparse")),
+    Sweep("proposal-recall-cap", ("faster_rcnn_vgg16",), networks.proposal_cap),
+)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One Record to be written: its name, the folder, and how."""
+
+    title: str
+    folder: Path
+    make: Callable[[], Record | None]
+    name: str
+
+
+def measure(
+    claims: Sequence[str] = (),
+    *,
+    extra: Sequence[Path] = (),
+    images: int = 300,
+    anew: bool = False,
+    out: Path | None = None,
+) -> list[Path]:
+    """Measure what is missing and write a Record each.
+
+    Args:
+        claims: Ids; none for all.
+        extra: Further checkpoints of the small detectors, such as of other seeds.
+        images: Of each split that trained detectors see, the first ones.
+        anew: Measure also what is there.
+        out: Where Records go; by default the committed ones that depend on no machine.
+
+    Returns:
+        The Records written.
+
+    Raises:
+        LedgerError: A claim is unknown, nothing is measured for it, or there are no images to see.
+    """
+    known = {*EXACT, *BOXES, *(sweep.claim for sweep in SWEEPS)}
+    for claim in claims:
+        if claim not in {one.id for one in read_claims().claims}:
+            raise LedgerError(f"there is no claim {claim}; benchmarks/claims/claims.toml lists them")
+        if claim not in known:
+            raise LedgerError(
+                f"{claim}: rests on tables or on other Records alone; measured are {', '.join(sorted(known))}"
+            )
+    if images < 1:
+        raise LedgerError(f"--images {images}: trained detectors must see at least one image")
+    written = []
+    console = Console(stderr=True)
+    jobs = [job for job in _jobs(claims, extra, images, out) if anew or not (job.folder / f"{job.name}.json").exists()]
+    for number, job in enumerate(jobs, 1):
+        console.print(f"{number} of {len(jobs)}: {job.title}")
+        record = job.make()
+        if record is None:
+            print(f"{job.title}: the data are not there; set DETECTOR_ZOO_DATA", file=sys.stderr)
+            continue
+        written.append(record.write(job.folder))
+    return written
+
+
+def _jobs(claims: Sequence[str], extra: Sequence[Path], images: int, out: Path | None) -> Iterator[_Job]:
+    anywhere = out or COMMITTED / "any"
+    for claim, run in EXACT.items():
+        if not claims or claim in claims:
+            yield _Job(claim, anywhere, partial(_record, claim, run), _record(claim, dict).name)
+    for claim, count in BOXES.items():
+        if not claims or claim in claims:
+            for source in boxes.SOURCES:
+                name = _name(claim, source)
+                yield _Job(f"{claim}, {source}", anywhere, partial(_counted, claim, count, source), name)
+    for sweep in SWEEPS:
+        if not claims or sweep.claim in claims:
+            for path in _checkpoints(sweep.detectors, extra):
+                subject = load_subject(checkpoints.load(path)[1].detector, path, 0)
+                for split in sweep.splits:
+                    name = _swept_name(sweep.claim, subject, split)
+                    title = f"{sweep.claim}, {path.name}, shapes {split}"
+                    yield _Job(title, anywhere, partial(_swept, sweep, subject, split, images), name)
+
+
+def _checkpoints(detectors: Sequence[str], extra: Sequence[Path]) -> list[Path]:
+    own = [path for name in detectors for path in checkpoints.shipped(name, "shapes")]
+    return own + [path for path in extra if checkpoints.load(path)[1].detector in detectors]
+
+
+def _base(claim: str, scale: Literal["small", "paper"] = "paper") -> dict[str, Any]:
+    return {"kind": "claim", "scale": scale, "protocol": {"claim": claim}, "commit": commit(), "versions": versions()}
+
+
+def _record(claim: str, run: Callable[[], dict[str, Any]]) -> Record:
+    return Record(**_base(claim), detector="none", num_classes=0, metrics=run())
+
+
+def _name(claim: str, source: str) -> str:
+    name, _, split = source.partition(" ")
+    about = DatasetId(name=name, split=split, fingerprint="", images=0, objects=0)
+    return Record(**_base(claim), detector="none", num_classes=0, dataset=about).name
+
+
+def _counted(claim: str, count: Callable[[boxes.Boxes], dict[str, Any]], source: str) -> Record | None:
+    found = boxes.open_boxes(source)
+    if found is None:
+        return None
+    return Record(**_base(claim), detector="none", num_classes=0, dataset=found.id, metrics=count(found))
+
+
+def _about(claim: str, subject: Subject) -> dict[str, Any]:
+    return {
+        **_base(claim, "small"),
+        "detector": subject.name,
+        "num_classes": subject.model.num_classes,
+        "seed": subject.seed,
+        "weights": Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
+        "overrides": json.loads(json.dumps(subject.overrides, default=str)),
+    }
+
+
+def _swept_name(claim: str, subject: Subject, split: str) -> str:
+    about = DatasetId(name="shapes", split=split, fingerprint="", images=0, objects=0)
+    return Record(**_about(claim, subject), dataset=about).name
+
+
+def _swept(sweep: Sweep, subject: Subject, split: str, images: int) -> Record:
+    dataset = open_dataset("shapes", split)
+    about = _about(sweep.claim, subject)
+    about["protocol"] = {**about["protocol"], "images": min(images, len(dataset))}
+    metrics = sweep.run(subject, dataset, images)
+    return Record(**about, dataset=dataset_id(dataset), metrics=metrics)

@@ -1,0 +1,77 @@
+"""What sweeps share: images one by one, detections as COCO's results, and scores of the first images of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from benchmarks.datasets import Dataset
+from benchmarks.metrics import load_detections, load_ground_truth, match, score_matches
+from benchmarks.metrics.comparison import compare
+from benchmarks.metrics.data import GroundTruth
+from ops.structures import Detections, Target
+
+__all__ = ["Rows", "against", "as_rows", "in_points", "scores_of", "seen", "truth_of"]
+
+Rows = list[dict[str, Any]]
+"""Detections as COCO has them."""
+
+
+def seen(dataset: Dataset, images: int, what: str) -> Iterator[tuple[int, Tensor, Target]]:
+    """Index, image and truth of the first images, with progress; nothing is recorded for gradients."""
+    count = min(images, len(dataset))
+    for index in track(range(count), f"{what} on {dataset.name} {dataset.split}", console=Console(stderr=True)):
+        image, target = dataset[index]
+        with torch.inference_mode():
+            yield index, image, target
+
+
+def truth_of(dataset: Dataset, images: int) -> GroundTruth:
+    """The truth of the first images."""
+    truth = dataset.coco()
+    ids = set(dataset.image_ids[:images])
+    truth["images"] = [image for image in truth["images"] if image["id"] in ids]
+    truth["annotations"] = [thing for thing in truth["annotations"] if thing["image_id"] in ids]
+    return load_ground_truth(truth)
+
+
+def as_rows(dataset: Dataset, index: int, found: Detections, categories: Sequence[int | None]) -> Rows:
+    """Detections on the image of this index."""
+    boxes = found.boxes.double().clone()
+    boxes[:, 2:] -= boxes[:, :2]
+    triples = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
+    return [
+        {"image_id": dataset.image_ids[index], "category_id": categories[label], "bbox": box, "score": score}
+        for box, score, label in triples
+    ]
+
+
+def scores_of(truth: GroundTruth, rows: Rows) -> dict[str, Any]:
+    """What `benchmarks.metrics.score` says of them."""
+    results = load_detections(rows, truth)
+    return score_matches(truth, results, match(truth, results))
+
+
+def against(truth: GroundTruth, first: Rows, second: Rows, draws: int = 200) -> dict[str, Any]:
+    """AP and its neighbours of two lists, with intervals of their differences over the images, in points."""
+    found = compare(truth, load_detections(first, truth), load_detections(second, truth), draws=draws)["totals"]
+    names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR100")
+    return {
+        name: {
+            "first": in_points(found[name]["first"]),
+            "second": in_points(found[name]["second"]),
+            "difference": in_points(found[name]["difference"]),
+            "interval": None if found[name]["interval"] is None else [100 * end for end in found[name]["interval"]],
+        }
+        for name in names
+    }
+
+
+def in_points(value: float | None) -> float | None:
+    """A fraction in percent."""
+    return None if value is None else 100 * value

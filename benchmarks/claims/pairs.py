@@ -1,0 +1,200 @@
+"""Two sides that were trained with the same seeds, and what their differences say."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.claims.evidence import Arm, Evidence, Quantity, points
+from benchmarks.claims.ledger import Claim, Rule, Verdict
+from benchmarks.claims.verdicts import LEAST_SEEDS, Interval, decide, seeds_to_decide, student
+
+__all__ = ["Pair", "judge_values", "less", "over", "pair_rule", "single_rule"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two sides of a comparison.
+
+    Attributes:
+        first: Catalog names; the one that is most accurate on average stands for them.
+        second: Likewise.
+        test: Data set and split.
+        suppression: Of the first side; None for its own way, as the second side always has.
+    """
+
+    first: tuple[str, ...]
+    second: tuple[str, ...]
+    test: str = "shapes test"
+    suppression: str | None = None
+
+
+def less(more: str, fewer: str) -> Quantity:
+    """The difference of two percentages of one Record: of which the difference between sides is an interaction."""
+    a, b = points(more), points(fewer)
+
+    def of(record: object) -> float | None:
+        values = a(record), b(record)  # type: ignore[arg-type]
+        return None if values[0] is None or values[1] is None else values[0] - values[1]
+
+    return of
+
+
+def over(upper: str, lower: str) -> Quantity:
+    """One percentage as a percentage of another, of one Record."""
+    a, b = points(upper), points(lower)
+
+    def of(record: object) -> float | None:
+        values = a(record), b(record)  # type: ignore[arg-type]
+        return None if values[0] is None or not values[1] else 100 * values[0] / values[1]
+
+    return of
+
+
+def pair_rule(
+    claim: str,
+    pair: Pair,
+    quantity: Quantity,
+    name: str,
+    words: str,
+    *,
+    part: str = "",
+    limit: float = 0.0,
+    matters: float | None = None,
+    equal_within: float | None = None,
+) -> Rule:
+    """The rule that `quantity` of the first side exceeds that of the second, seed by seed; `matters` as there."""
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        first, second = _best(found, pair.first, pair), _best(found, pair.second, Pair((), (), pair.test))
+        lacking = [" or ".join(names) for names, side in ((pair.first, first), (pair.second, second)) if side is None]
+        if first is None or second is None:
+            how = f", suppressed by {pair.suppression}" if pair.suppression else ""
+            return Verdict(
+                "cannot tell", wanted=f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)} on {pair.test}{how}"
+            )
+        way = f" with {pair.suppression}" if pair.suppression else ""
+        sides = f"{first[0]}{way} less {second[0]}"
+        values, places = _differences(first[1], second[1], quantity)
+        if not values:
+            return Verdict(
+                "cannot tell", wanted=f"a seed that {first[0]} and {second[0]} have in common on {pair.test}"
+            )
+        unalike = _unalike(found, first, second)
+        verdict = judge_values(
+            values, f"{name}, {sides}", limit=limit, matters=matters, equal_within=equal_within, rests_on=places
+        )
+        return verdict if unalike is None else _open(verdict, unalike)
+
+    return Rule(claim, "S", words, judge, part)
+
+
+def single_rule(
+    claim: str, detector: str, quantity: Quantity, name: str, words: str, *, part: str = "", limit: float = 0.0,
+    test: str = "shapes test",
+) -> Rule:  # fmt: skip
+    """The rule that `quantity` of one detector exceeds a limit, seed by seed."""
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        arm = found.arm(detector, test)
+        values = {seed: value for seed, one in arm.items() if (value := quantity(one.record)) is not None}
+        if not values:
+            return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {detector} on {test}")
+        places = tuple(one.place for one in arm.values())
+        return judge_values(values, f"{name} of {detector}", limit=limit, rests_on=places)
+
+    return Rule(claim, "S", words, judge, part)
+
+
+def judge_values(
+    values: Mapping[int, float],
+    name: str,
+    *,
+    limit: float = 0.0,
+    matters: float | None = None,
+    equal_within: float | None = None,
+    rests_on: Sequence[str] = (),
+    unit: str = "points",
+) -> Verdict:
+    """The verdict on values by seed, which are to exceed `limit`: `decide` from three seeds on.
+
+    What matters is a point where the limit is 0; where the claim names a limit, it is that limit.
+    """
+    matters = (limit or 1.0) if matters is None else matters
+    found = student([values[seed] for seed in sorted(values)])
+    figure = f"{name}: {found.mean:+.1f} {unit} ({' '.join(f'{value:+.1f}' for value in found.values)} by seed)"
+    if len(values) < LEAST_SEEDS or found.low is None or found.high is None:
+        wanted = f"{LEAST_SEEDS - len(values)} more seeds" if len(values) < LEAST_SEEDS - 1 else "1 more seed"
+        return Verdict("cannot tell", figure, rests_on=tuple(rests_on), wanted=wanted)
+    word = decide(
+        found.low,
+        found.high,
+        limit=limit,
+        matters=matters,
+        fails_under=limit,
+        same_sign=len({value > limit for value in found.values}) == 1,
+        equal_within=equal_within,
+    )
+    wanted = _wanted(found, limit, matters) if word == "cannot tell" and equal_within is None else ""
+    if word == "cannot tell" and equal_within is not None:
+        wanted = f"more seeds: the half-width is {found.half_width:.1f}, the margin {equal_within:g}"
+    return Verdict(
+        word,
+        figure,
+        (found.low, found.high),
+        tuple(rests_on),
+        wanted,
+        None if equal_within is not None else found.p_above(limit),
+        within=f"{equal_within:g}" if equal_within is not None else "",
+    )
+
+
+def _wanted(found: Interval, limit: float, matters: float) -> str:
+    seeds = seeds_to_decide(found, limit=limit, matters=matters)
+    half = f"the half-width is {found.half_width:.1f}"
+    return f"more seeds than can be trained; {half}" if seeds is None else f"about {seeds} seeds in all; {half}"
+
+
+def _open(verdict: Verdict, why: str) -> Verdict:
+    return Verdict("cannot tell", verdict.figure, verdict.interval, verdict.rests_on, why)
+
+
+_Side = tuple[str, Arm]
+
+
+def _best(found: Evidence, names: Sequence[str], pair: Pair) -> _Side | None:
+    arms = {name: found.arm(name, pair.test, pair.suppression) for name in names}
+    known = {name: arm for name, arm in arms.items() if arm}
+    if not known:
+        return None
+    ap = points("stats.AP")
+    best = max(known, key=lambda name: statistics.fmean(ap(one.record) or 0.0 for one in known[name].values()))
+    return best, known[best]
+
+
+def _differences(first: Arm, second: Arm, quantity: Quantity) -> tuple[dict[int, float], list[str]]:
+    values: dict[int, float] = {}
+    places: list[str] = []
+    for seed in sorted(first.keys() & second.keys()):
+        a, b = quantity(first[seed].record), quantity(second[seed].record)
+        same = first[seed].record.dataset == second[seed].record.dataset
+        if a is not None and b is not None and same:
+            values[seed] = a - b
+            places += [first[seed].place, second[seed].place]
+    return values, places
+
+
+def _unalike(found: Evidence, first: _Side, second: _Side) -> str | None:
+    """What would make the sides' means equal; None where they are."""
+
+    def seen(arm: Arm) -> int | None:
+        return found.images_seen(next(iter(arm.values())))
+
+    means = [seen(first[1]), seen(second[1])]
+    if means[0] == means[1]:
+        return None
+    told = [f"{name} saw {'unknown' if count is None else f'{count:,}'}" for (name, _), count in zip(
+        (first, second), means, strict=True
+    )]  # fmt: skip
+    return f"both sides trained on as many images: {', '.join(told)}"

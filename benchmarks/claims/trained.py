@@ -1,0 +1,142 @@
+"""Level S: detectors that were trained alike and differ in what a claim is about, seed by seed.
+
+"holds" here means on this backbone and these data, never that a paper's figure was confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.claims.arithmetic import fact
+from benchmarks.claims.evidence import Evidence, points
+from benchmarks.claims.ledger import Claim, Rule, Verdict
+from benchmarks.claims.pairs import Pair, less, over, pair_rule, single_rule
+
+__all__ = ["RULES"]
+
+_TWO = ("faster_rcnn_vgg16", "faster_rcnn_vgg16_align", "faster_rcnn_r50_fpn")
+_ONE = ("ssd300_vgg16", "retinanet_r50_fpn")
+_AP, _AP50, _AP75 = points("stats.AP"), points("stats.AP50"), points("stats.AP75")
+_SMALL, _LARGE = points("stats.AP_S"), points("stats.AP_L")
+_SMALL_OVER_LARGE = less("stats.AP_S", "stats.AP_L")
+
+_STAGES = {test: Pair(_TWO, _ONE, test) for test in ("shapes test", "bccd test")}
+_DSSD = Pair(("dssd321_r101",), ("ssd300_vgg16",))
+_ALIGN = Pair(("faster_rcnn_vgg16_align",), ("faster_rcnn_vgg16",))
+_R3, _R2, _R1, _R0 = (f"refinedet320_vgg16{name}" for name in ("", "_unfiltered", "_one_step", "_no_tcb"))
+_FILTER, _STEPS, _BLOCKS = Pair((_R3,), (_R2,)), Pair((_R2,), (_R1,)), Pair((_R1,), (_R0,))
+_K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
+_K1, _K2, _K3 = (f"centernet511_hg52_{name}" for name in ("ccp", "cre", "cre_ctp"))
+_CHECK, _ALL = Pair((_K2,), (_K0,)), Pair((_K4,), (_K0,))
+
+_GAIN = "the difference is over 0 in every seed and in its interval"
+_MORE_SMALL = "small objects gain more than large ones"
+
+
+def _everywhere(test: Callable[[dict[str, float]], bool], *needed: str) -> Callable[[Claim, Evidence], Verdict]:
+    """The rule that a test of COCO's and FD's numbers is true in every accuracy Record that has them."""
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        wrong, count = [], 0
+        for one in found.of("accuracy"):
+            numbers = {**(one.record.metrics.get("stats") or {}), **(one.record.metrics.get("fd") or {})}
+            if all(numbers.get(name) is not None for name in needed):
+                count += 1
+                wrong += [] if test(numbers) else [one.place]
+        if not count:
+            return Verdict("cannot tell", wanted="any accuracy Record")
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        return fact(not wrong, f"{count} Records" + (f"; not in {', '.join(wrong[:3])}{more}" if wrong else ""))
+
+    return judge
+
+
+def _sums_to_one(numbers: dict[str, float]) -> bool:
+    ordered = numbers["FD5"] - 1e-9 <= numbers["FD"] <= numbers["FD50"] + 1e-9
+    return abs(numbers["FD50"] + numbers["AP50"] - 1) < 1e-6 and ordered
+
+
+def _in_order(numbers: dict[str, float]) -> bool:
+    return numbers["AP50"] >= numbers["AP"] and numbers["AR1"] <= numbers["AR10"] <= numbers["AR100"]
+
+
+RULES: tuple[Rule, ...] = (
+    *(
+        pair_rule("two-stage-accuracy", pair, quantity, name, f"best two-stage less best one-stage: {_GAIN}",
+                  part=f"{name}, {test}")
+        for test, pair in _STAGES.items()
+        for quantity, name in ((_AP, "AP"), (_AP50, "AP50"), (_AP75, "AP75"))
+    ),
+    pair_rule("small-center-beats-big-corner", Pair((_K4,), ("cornernet511_hg104",)), _AP, "AP", _GAIN, part="AP"),
+    pair_rule("ohem-helps", Pair(("fast_rcnn_ohem_vgg16",), ("fast_rcnn_vgg16",)), _AP, "AP",
+              f"Fast R-CNN that learns from hard regions, less one that samples: {_GAIN}",
+              part="a witness of two stages: Fast R-CNN"),
+    pair_rule("weak-semantics", _DSSD, _SMALL, "AP_S", _GAIN, part="DSSD, small objects"),
+    pair_rule("weak-semantics", _DSSD, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="DSSD, small over large"),
+    pair_rule("weak-semantics", _BLOCKS, _SMALL, "AP_S", _GAIN, part="RefineDet's transfer blocks, small objects"),
+    pair_rule("weak-semantics", _BLOCKS, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL,
+              part="RefineDet's transfer blocks, small over large"),
+    pair_rule("dssd-gain-cost", _DSSD, _AP, "AP", _GAIN, part="more accurate"),
+    pair_rule("roialign-ap75", _ALIGN, _AP75, "AP75", _GAIN, part="AP75"),
+    pair_rule("roialign-ap75", _ALIGN, less("stats.AP75", "stats.AP50"), "AP75 - AP50", "AP75 gains more than AP50",
+              part="AP75 over AP50"),
+    *(
+        pair_rule("onestage-localisation", pair, over("stats.AP75", "stats.AP50"), "AP75 as % of AP50",
+                  "the share of AP50 that is left at IoU 0.75 is larger with two stages", part=test)
+        for test, pair in _STAGES.items()
+    ),
+    pair_rule("rpn-cheaper", Pair(("faster_rcnn_vgg16",), ("fast_rcnn_vgg16",)), _AP, "AP",
+              "at most half a point is lost", part="AP", limit=-0.5),
+    *(
+        pair_rule("rpn-cheaper", Pair(("faster_rcnn_vgg16",), ("fast_rcnn_vgg16",)),
+                  points(f"proposals.recall50_{count}"), f"recall of {count}",
+                  "of the proposals at IoU 0.5: at most a point is lost; the small RPN keeps 100 at most",
+                  part=f"recall of {count} proposals", limit=-1.0)
+        for count in (100, 300)
+    ),
+    pair_rule("light-head", Pair(("light_head_rcnn_r101",), ("rfcn_r101",)), _AP, "AP", "at most half a point is lost",
+              part="AP", limit=-0.5),
+    pair_rule("crop-small-objects", Pair(("rcnn_alexnet",), ("fast_rcnn_vgg16",)), _SMALL, "AP_S", _GAIN,
+              part="small objects"),
+    pair_rule("crop-small-objects", Pair(("rcnn_alexnet",), ("fast_rcnn_vgg16",)), _SMALL_OVER_LARGE, "AP_S - AP_L",
+              _MORE_SMALL, part="small over large"),
+    pair_rule("mask-multitask", Pair(("mask_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP of boxes", _GAIN,
+              part="boxes"),
+    pair_rule("detnet-resolution", Pair(("detnet59_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP", _GAIN, part="AP"),
+    pair_rule("detnet-resolution", Pair(("detnet59_fpn",), ("faster_rcnn_r50_fpn",)), _LARGE, "AP_L", _GAIN,
+              part="large objects"),
+    single_rule("corner-fd", _K0, points("fd.FD5"), "FD5", "over 10", part="many at IoU 0.05", limit=10.0),
+    single_rule("corner-fd", _K0, less("fd.FD_S", "fd.FD_L"), "FD_S - FD_L", "small over large",
+                part="small over large"),
+    *(
+        pair_rule("center-fd", Pair((_K0,), (_K2, _K4)), points(f"fd.{name}"), name,
+                  "CornerNet's rate less that with the check of the centre is over 0", part=name)
+        for name in ("FD", "FD5", "FD25", "FD50", "FD_S", "FD_M", "FD_L")
+    ),
+    pair_rule("center-fd", Pair((_K0,), (_K2, _K4)), less("fd.FD_S", "fd.FD_L"), "FD_S - FD_L",
+              "FD of small objects falls more than of large ones", part="small over large"),
+    pair_rule("cre-gain", _CHECK, _AP, "AP", _GAIN, part="AP"),
+    pair_rule("cre-gain", _CHECK, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="small over large"),
+    pair_rule("ctp-large", Pair((_K3,), (_K2,)), _LARGE, "AP_L", _GAIN, part="large objects"),
+    pair_rule("ccp-interaction", Pair((_K1,), (_K0,)), _LARGE, "AP_L", "no difference of a point", part="alone",
+              equal_within=1.0),
+    pair_rule("ccp-interaction", Pair((_K4,), (_K3,)), _LARGE, "AP_L", _GAIN, part="with the check"),
+    pair_rule("ar-improves", _CHECK, points("stats.AR100"), "AR100", _GAIN),
+    Rule("fd-arithmetic", "S", "FD50 + AP50 = 100 to 1e-6 and FD5 <= FD <= FD50 in every Record of ours",
+         _everywhere(_sums_to_one, "FD50", "AP50", "FD5", "FD")),
+    Rule("coco-average", "S", "AP50 >= AP and AR1 <= AR10 <= AR100 in every Record of ours",
+         _everywhere(_in_order, "AP", "AP50", "AR1", "AR10", "AR100")),
+    pair_rule("refine-ablation", _FILTER, _AP50, "AP50", _GAIN, part="filtering of negatives"),
+    pair_rule("refine-ablation", _STEPS, _AP50, "AP50", _GAIN, part="regression in two steps"),
+    pair_rule("refine-ablation", _BLOCKS, _AP50, "AP50", _GAIN, part="transfer blocks"),
+    pair_rule("naf", _FILTER, _AP, "AP", "theta 0.99 less 1: over 0; fails where half a point is excluded",
+              matters=0.5),
+    pair_rule("two-step", _STEPS, _AP, "AP", _GAIN, part="AP"),
+    pair_rule("two-step", _STEPS, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="small over large"),
+    pair_rule("tcb", _BLOCKS, _AP, "AP", _GAIN, part="AP"),
+    *(
+        pair_rule("soft-nms", Pair(("faster_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",), suppression=kind), _AP, "AP",
+                  f"{kind} less the detector's own, same weights: {_GAIN}", part=f"{kind}, shapes test")
+        for kind in ("soft_nms_gaussian", "soft_nms_linear")
+    ),
+)  # fmt: skip

@@ -1,0 +1,249 @@
+"""Claims on trainings: seeds, sides that are not alike, times, sweeps, chance; all on made-up Records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks.claims import RULES, Evidence, LedgerError, Verdict, judge, read_claims
+from benchmarks.claims.control import control
+from benchmarks.papers import read_tables
+from benchmarks.results import DatasetId, Record, Weights
+from tests.reports.samples import BCCD, SHAPES, metrics, record
+
+ALIGN, POOL = "faster_rcnn_vgg16_align", "faster_rcnn_vgg16"
+
+
+def evidence(*records: Record) -> Evidence:
+    return Evidence((), ((f"m/{one.name}.json", one) for one in records))
+
+
+def trained(detector: str, seed: int, steps: int = 3000, **changes: Any) -> tuple[Record, Record]:
+    """A test and the training that it is of; `stats` and `fd` are replaced where given, in percent."""
+    own = Weights(file=f"{detector}.{seed}", sha256=f"{detector}-{seed}-{steps}".ljust(64, "0")[:64])
+    scores = metrics(0.4)
+    for part in ("stats", "fd"):
+        scores[part] |= {name: value / 100 for name, value in changes.get(part, {}).items()}
+    dataset = changes.get("dataset", SHAPES)
+    extra = {key: value for key, value in changes.items() if key not in ("stats", "fd", "dataset")}
+    test = record("accuracy", detector, seed=seed, weights=own, metrics=scores, dataset=dataset, **extra)
+    facts = {"steps": steps, "seconds": 1.0}
+    return test, record("training", detector, seed=seed, weights=own, metrics=facts, dataset=dataset)
+
+
+def side(detector: str, values: list[float], name: str = "AP75", **changes: Any) -> list[Record]:
+    pairs = (trained(detector, seed, stats={name: value}, **changes) for seed, value in enumerate(values))
+    return [one for pair in pairs for one in pair]
+
+
+def verdict(claim: str, part: str, found: Evidence, level: str = "S") -> Verdict:
+    (rule,) = [rule for rule in RULES if (rule.claim, rule.part, rule.level) == (claim, part, level)]
+    return rule.judge(read_claims()[claim], found)
+
+
+def aligned(first: list[float], second: list[float]) -> Verdict:
+    return verdict("roialign-ap75", "AP75", evidence(*side(ALIGN, first), *side(POOL, second)))
+
+
+def test_three_seeds_that_agree_hold() -> None:
+    """Differences 4, 5 and 6: mean 5, deviation 1, half-width 4.303 / sqrt(3) = 2.48."""
+    found = aligned([34, 36, 38], [30, 31, 32])
+    assert found.word == "holds"
+    assert found.interval == pytest.approx((5 - 2.484, 5 + 2.484), abs=1e-3)
+    assert "+5.0 points (+4.0 +5.0 +6.0 by seed)" in found.figure
+    assert len(found.rests_on) == 6
+
+
+def test_the_other_verdicts() -> None:
+    assert aligned([30.5, 31.5, 32.5], [30, 31, 32]).word == "holds, but too small to matter"
+    assert aligned([28, 29, 30], [30, 31, 32]).word == "fails"
+    assert aligned([30.1, 31, 31.9], [30, 31, 32]).word == "fails", "an effect of a point is excluded"
+    open_one = aligned([34, 31, 33], [30, 31, 32])
+    assert open_one.word == "cannot tell"
+    assert "seeds in all; the half-width is" in open_one.wanted
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_than_three_seeds_decide_nothing(count: int) -> None:
+    found = aligned([90.0] * count, [10.0] * count)
+    assert found.word == "cannot tell"
+    assert found.interval is None
+    assert found.p is None
+    wanted = {0: f"3 seeds of {ALIGN} and of {POOL} on shapes test", 1: "2 more seeds", 2: "1 more seed"}
+    assert found.wanted == wanted[count]
+
+
+def test_only_common_seeds_of_the_same_images_are_paired() -> None:
+    other = DatasetId(name="shapes", split="test", fingerprint="f" * 48, images=300, objects=9)
+    uncommon = [*trained(POOL, 3, stats={"AP75": 1}), *trained(POOL, 4, stats={"AP75": 1})]
+    found = evidence(*side(ALIGN, [34, 36, 38]), *trained(POOL, 0, stats={"AP75": 30}), *uncommon)
+    assert verdict("roialign-ap75", "AP75", found).wanted == "2 more seeds"
+    elsewhere = evidence(*side(ALIGN, [34, 36, 38]), *side(POOL, [30, 31, 32], dataset=other))
+    assert verdict("roialign-ap75", "AP75", elsewhere).word == "cannot tell"
+    assert "in common" in verdict("roialign-ap75", "AP75", elsewhere).wanted
+
+
+def test_sides_that_saw_other_numbers_of_images_decide_nothing() -> None:
+    found = evidence(*side(ALIGN, [34, 36, 38], steps=6000), *side(POOL, [30, 31, 32]))
+    answer = verdict("roialign-ap75", "AP75", found)
+    assert answer.word == "cannot tell"
+    assert answer.wanted == f"both sides trained on as many images: {ALIGN} saw 96,000, {POOL} saw 48,000"
+
+
+def test_a_seed_that_only_the_training_knows_counts() -> None:
+    records = side(POOL, [30, 31, 32])
+    forgot = [one.model_copy(update={"seed": None}) if one.kind == "accuracy" else one for one in records]
+    assert sorted(evidence(*forgot).arm(POOL, "shapes test")) == [0, 1, 2]
+
+
+def test_an_interaction_is_the_difference_of_differences() -> None:
+    """AP75 gains 4, 5, 6 where AP50 gains 1 in each seed."""
+    found = evidence(
+        *(r for s, v in enumerate((34, 36, 38)) for r in trained(ALIGN, s, stats={"AP75": v, "AP50": 61})),
+        *(r for s, v in enumerate((30, 31, 32)) for r in trained(POOL, s, stats={"AP75": v, "AP50": 60})),
+    )
+    assert "+4.0 points (+3.0 +4.0 +5.0 by seed)" in verdict("roialign-ap75", "AP75 over AP50", found).figure
+
+
+def test_the_best_of_several_stands_for_them() -> None:
+    records = [
+        *side("faster_rcnn_vgg16", [30, 30, 30], "AP"),
+        *side("faster_rcnn_r50_fpn", [50, 51, 52], "AP"),
+        *side("ssd300_vgg16", [40, 42, 41], "AP"),
+    ]
+    found = verdict("two-stage-accuracy", "AP, shapes test", evidence(*records))
+    assert found.word == "holds"
+    assert "faster_rcnn_r50_fpn less ssd300_vgg16: +10.0" in found.figure
+    assert verdict("two-stage-accuracy", "AP, bccd test", evidence(*records)).word == "cannot tell"
+    here = [
+        *side("faster_rcnn_vgg16", [50, 50, 50], "AP", dataset=BCCD),
+        *side("ssd300_vgg16", [60, 61, 62], "AP", dataset=BCCD),
+    ]
+    assert verdict("two-stage-accuracy", "AP, bccd test", evidence(*here)).word == "fails"
+
+
+def test_nothing_lost_is_not_something_gained() -> None:
+    pair = ("light_head_rcnn_r101", "rfcn_r101")
+    equal = evidence(*side(pair[0], [40, 41, 42], "AP"), *side(pair[1], [40.1, 40.9, 42], "AP"))
+    assert verdict("light-head", "AP", equal).word == "holds"
+    lost = evidence(*side(pair[0], [37, 38, 39], "AP"), *side(pair[1], [40.1, 40.9, 42], "AP"))
+    assert verdict("light-head", "AP", lost).word == "fails"
+
+
+def test_other_tests_of_the_same_weights_are_no_trainings() -> None:
+    soft = {"protocol": {"suppression": {"name": "soft_nms_linear"}}}
+    told = {"protocol": {"truth": {"name": "true_centers"}}}
+    scaled = {"protocol": {"multi_scale": {"name": "relative"}}}
+    part = {"learned_from": 50}
+    for changes in (soft, told, scaled, part):
+        assert evidence(*side(POOL, [30, 31, 32], **changes)).arm(POOL, "shapes test") == {}
+    found = evidence(*side(POOL, [30, 31, 32], **soft))
+    assert len(found.arm(POOL, "shapes test", "soft_nms_linear")) == 3
+
+
+def times(detector: str, seconds: float, **stages: float) -> Record:
+    base = [0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 0.97, 1.02, 1.01, 0.99]
+    samples = {name: [by * scale for scale in base] for name, by in {"end_to_end": seconds, **stages}.items()}
+    return record("latency", detector, samples=samples)
+
+
+def test_ratios_of_times() -> None:
+    slow = evidence(times("faster_rcnn_vgg16", 0.02), times("ssd300_vgg16", 0.01))
+    found = verdict("one-stage-speed", "faster_rcnn_vgg16 against ssd300_vgg16", slow)
+    assert found.word == "holds"
+    assert "2.00, 10 images, timed apart" in found.figure
+    even = evidence(times("faster_rcnn_vgg16", 0.0105), times("ssd300_vgg16", 0.01))
+    assert verdict("one-stage-speed", "faster_rcnn_vgg16 against ssd300_vgg16", even).word == "cannot tell"
+    quick = evidence(times("faster_rcnn_vgg16", 0.005), times("ssd300_vgg16", 0.01))
+    assert verdict("one-stage-speed", "faster_rcnn_vgg16 against ssd300_vgg16", quick).word == "fails"
+    alone = verdict("one-stage-speed", "faster_rcnn_vgg16 against ssd300_vgg16", evidence(times("ssd300_vgg16", 1)))
+    assert alone.wanted == "latency of faster_rcnn_vgg16 on shapes test"
+
+
+def test_times_of_a_machine_without_profile_do_not_count() -> None:
+    own = times("faster_rcnn_vgg16", 0.02)
+    assert own.hardware is not None
+    loose = own.model_copy(update={"hardware": own.hardware.model_copy(update={"profile": None})})
+    found = evidence(loose, times("ssd300_vgg16", 0.01))
+    assert verdict("one-stage-speed", "faster_rcnn_vgg16 against ssd300_vgg16", found).word == "cannot tell"
+
+
+def test_shares_of_the_time() -> None:
+    most = evidence(times("fast_rcnn_vgg16", 0.1, proposals=0.09))
+    assert verdict("ss-dominates", "", most).word == "holds"
+    least = evidence(times("fast_rcnn_vgg16", 0.1, proposals=0.02))
+    assert verdict("ss-dominates", "", least).word == "fails"
+    assert verdict("ss-dominates", "", evidence(times("fast_rcnn_vgg16", 0.1))).word == "cannot tell"
+
+
+def test_what_costs_little_stays_under_a_quarter() -> None:
+    for seconds, word in ((0.11, "holds"), (0.15, "fails")):
+        found = evidence(times("cornernet511_hg52", 0.1), times("centernet511_hg52", seconds))
+        assert verdict("center-cost", "time", found).word == word
+
+
+def swept(claim: str, detector: str, seed: int | None, numbers: dict[str, Any], split: str = "test") -> Record:
+    dataset = DatasetId(name="shapes", split=split, fingerprint="a" * 48, images=300, objects=9)
+    return record(
+        "claim", detector, seed=seed, metrics=numbers, dataset=dataset, hardware=None, protocol={"claim": claim}
+    )
+
+
+def test_sweeps_are_judged_over_trainings() -> None:
+    found = [swept("center-hit", "centernet511_hg52", s, {"top_less_bottom": v}) for s, v in enumerate((50, 52, 51))]
+    assert verdict("center-hit", "top over bottom", evidence(*found)).word == "holds"
+    assert verdict("center-hit", "top over bottom", evidence(*found[:2])).wanted == "1 more seed"
+    low = [swept("center-hit", "centernet511_hg52", s, {"top_less_bottom": v}) for s, v in enumerate((5, 6, 7))]
+    assert verdict("center-hit", "top over bottom", evidence(*low)).word == "fails"
+    with pytest.raises(LedgerError, match=r"claim\.centernet511_hg52.*metrics\.top_less_bottom is None"):
+        verdict("center-hit", "top over bottom", evidence(swept("center-hit", "centernet511_hg52", 0, {})))
+
+
+def test_identities_are_looked_for_in_every_record() -> None:
+    right = trained(POOL, 0, stats={"AP50": 60}, fd={"FD50": 40, "FD5": 30, "FD": 35})[0]
+    assert verdict("fd-arithmetic", "", evidence(right)).word == "holds"
+    wrong = trained(POOL, 1, stats={"AP50": 60}, fd={"FD50": 41, "FD5": 30, "FD": 35})[0]
+    found = verdict("fd-arithmetic", "", evidence(right, wrong))
+    assert found.word == "fails"
+    assert "seed-1" in found.figure
+
+
+def test_chance_is_seldom_called_an_effect() -> None:
+    import random
+
+    chance = random.Random(1)
+    records = [one for n in range(12) for one in side(f"detector_{n}", [chance.gauss(40, 2) for _ in range(3)], "AP")]
+    found = control(evidence(*records))
+    assert found is not None
+    assert (len(found.detectors), found.trainings) == (12, 36)
+    assert sum(found.shares.values()) == pytest.approx(1)
+    assert found.shares["holds"] + found.shares.get("holds, but too small to matter", 0) < 0.06
+    # 4.303 / sqrt(3) times the deviation of a difference, sqrt(2) * 2; the median deviation of three lies lower.
+    assert 3 < found.half_width < 2.484 * 2.83
+    assert control(evidence(*records[:12])) is None
+
+
+def test_findings_of_chance_are_held_against_each_other() -> None:
+    records = [
+        *side(ALIGN, [34.0, 35.01, 36.0]),
+        *side(POOL, [30.0, 31.0, 32.01]),
+        *side("fast_rcnn_ohem_vgg16", [43, 46, 48], "AP"),
+        *side("fast_rcnn_vgg16", [40, 41, 42], "AP"),
+        *side("refinedet320_vgg16", [43, 41, 42], "AP"),
+        *side("refinedet320_vgg16_unfiltered", [41, 42, 43], "AP"),
+        *side("refinedet320_vgg16_one_step", [42, 43, 41], "AP"),
+    ]
+    rulings = judge(evidence(*records))
+    known = {(one.claim.id, one.part): one.verdict for one in rulings if one.verdict.p is not None}
+    assert known["roialign-ap75", "AP75"].survives
+    weak = known["ohem-helps", "a witness of two stages: Fast R-CNN"]
+    assert weak.word == "holds"
+    assert weak.survives is False
+
+
+def test_all_tables_and_made_up_records_make_a_ledger() -> None:
+    from tests.reports.samples import collection
+
+    found = Evidence(read_tables(), ((f"m/{one.name}.json", one) for one in collection()))
+    assert len({one.claim.id for one in judge(found)}) == 100
