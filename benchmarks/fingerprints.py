@@ -146,7 +146,8 @@ def environment() -> dict[str, str]:
     from benchmarks.hardware import observe
 
     capability = torch.backends.cpu.get_cpu_capability()
-    return {**versions(), "processor": f"{observe('cpu').device_name} ({capability})"}
+    libraries = {name: version for name, version in versions().items() if name != "python"}
+    return {**libraries, "processor": f"{observe('cpu').device_name} ({capability})"}
 
 
 def fingerprint(model: Detector, images: list[Tensor] | None = None) -> dict[str, Stage]:

@@ -74,10 +74,10 @@ class Gated:
     unfit: str | None = None
 
     def __str__(self) -> str:
-        bits = "no fingerprints are stored" if self.bits is None else str(self.bits)
         if self.unfit is not None:
             return f"{self.name}: UNFIT: {self.unfit}"
-        return f"{self.name}: {self.judgement or ''}\n  stages: {bits}"
+        bits = "no fingerprints are stored" if self.bits is None else str(self.bits)
+        return f"{self.name}: {bits}" if self.judgement is None else f"{self.name}: {self.judgement}; stages: {bits}"
 
     def as_json(self) -> dict[str, Any]:
         """For `--json`; fractions."""
@@ -135,15 +135,16 @@ def judge_detections(
     truth = load_ground_truth(dataset.coco())
     measured = match(truth, load_detections(detections, truth))
     score = headline_of(benchmark.name, metrics) / 100
-    settings = {"number": benchmark.headline[1], "margin": benchmark.margin / 100}
+    number, margin = benchmark.headline[1], benchmark.margin / 100
     stored = references.read(references.place_of_matches(path))
     if stored is not None and (stored.checkpoint, stored.split) == (expectation.sha256, expectation.fingerprint):
         reference = stored.matches(truth)
-        was = references.headlines(reference)[benchmark.headline[1]]
+        was = references.headlines(reference)[number]
         if was is not None:
-            return judge(reference, measured, (was, score), **settings)
+            return judge(reference, measured, (was, score), number=number, margin=margin)
     same = _same(expectation.stats, metrics["stats"])
-    return judge_unpaired(measured, (score if same else expectation.expected / 100, score), same=same, **settings)
+    was = score if same else expectation.expected / 100
+    return judge_unpaired(measured, (was, score), same=same, number=number, margin=margin)
 
 
 def _same(first: dict[str, float | None], second: dict[str, float | None]) -> bool:
@@ -219,12 +220,12 @@ def run_gate_files(
     if gt is None:
         raise ValueError("--files needs the ground truth of its images; name it by --gt")
     truth = load_ground_truth(gt)
-    matches = [match(truth, load_detections(path, truth)) for path in (reference, detections)]
-    was, now = (references.headlines(one).get(number) for one in matches)
+    old, new = (match(truth, load_detections(path, truth)) for path in (reference, detections))
+    was, now = (references.headlines(one).get(number) for one in (old, new))
     if was is None or now is None:
         raise ValueError(f"{number} is not defined on {gt}, or cannot be gated; choose AP, AP50, AP75, mAP07 or mAP10")
     refuse_different_runs(reference, detections)
-    found = Gated(str(detections), judgement=judge(*matches, (was, now), number=number, margin=margin / 100))
+    found = Gated(str(detections), judgement=judge(old, new, (was, now), number=number, margin=margin / 100))
     print(found.judgement)
     if out is not None:
         write_atomically(out, to_json([found.as_json()]))

@@ -157,9 +157,9 @@ def _judged(scene: Scene, training: int, margin: float, draws: int, seed: int) -
 def _rate(change: str, found: list[Judgement]) -> Rate:
     count = Counter(one.outcome for one in found)
     ends = binomtest(count["FAIL"], len(found)).proportion_ci(0.95, method="wilson")
-    shares = [count[outcome] / len(found) for outcome in ("PASS", "FAIL", "INCONCLUSIVE")]
+    passed, failed, unsure = (count[outcome] / len(found) for outcome in ("PASS", "FAIL", "INCONCLUSIVE"))
     drop = -100 * float(np.mean([one.difference for one in found]))
-    return Rate(change, len(found), *shares, float(ends.low), float(ends.high), drop)
+    return Rate(change, len(found), passed, failed, unsure, float(ends.low), float(ends.high), drop)
 
 
 def print_rates(found: list[Rate]) -> None:

@@ -151,7 +151,7 @@ def measure(
         for number, count in enumerate(images):
             tell(f"{count:,} images: writing")
             gt, detections = write_example(place, count)
-            rival = write_rival(detections, place / "rival.json")
+            rival = detections if hotcoco is None else write_rival(detections, place / "rival.json")
             runs: dict[str, list[Run]] = {name: [] for name in names}
             for turn in range(-1 if number == 0 else 0, rounds):
                 for name in names:

@@ -93,7 +93,7 @@ def _verify(own: list[Path], out: Path | None) -> int:
     for sentence in faults:
         print(sentence, file=sys.stderr)
     print(f"{figures(pages):,} cells with figures rendered again from {len(entries)} Records; {scored}")
-    print(f"{len(faults)} faults" if faults else "no fault found")
+    print(f"faults: {len(faults)}" if faults else "no fault found")
     return 1 if faults else 0
 
 

@@ -39,7 +39,9 @@ class _Lists:
     def protocol(self, entry: Entry) -> str:
         if not entry.record.protocol:
             return "none"
-        return _number(self.protocols, json.dumps(entry.record.protocol, sort_keys=True), "P")
+        # Hashes follow from the rest.
+        rules = {name: rule for name, rule in entry.record.protocol.items() if name != "identity"}
+        return _number(self.protocols, json.dumps(rules, sort_keys=True), "P")
 
 
 def _number(numbers: dict[_Key, str], key: _Key, letter: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from benchmarks.claims import Evidence, LedgerError, Ruling, judge, read_claims
 from benchmarks.claims.control import Control, control
-from benchmarks.claims.ledger import LEVELS, Claims, Verdict
+from benchmarks.claims.ledger import LEVELS, Claims, Level, Verdict
 from benchmarks.claims.verdicts import WORDS
 from benchmarks.papers import Table
 from reports.records import ReportError, Shelf
@@ -25,18 +25,19 @@ _LEVELS = {
 _ABOUT = (
     "Five documents on object detection make 100 claims that a measurement or an addition can judge. Each stands here "
     "in our words, with the rule that judges it and the verdict that the rule gave. A claim with two halves has two "
-    "lines, and a claim that can be judged at several levels has a line for each: levels are never mixed.",
+    "lines, and a claim that can be judged at several levels has a line for each: levels are never mixed. ★ marks the "
+    "45 claims that were to be judged first.",
     "At level S a difference is taken seed by seed, both sides trained with the same seeds on as many images, and "
-    "tested on the same ones; its 95 % interval is Student's over the seeds. *holds* then reads **holds here: this "
-    "backbone, these data**, and confirms no paper's figure. Fewer than three seeds decide nothing. The limits that "
-    "part small, medium and large objects are COCO's 32 and 96 pixels, and are not scaled to the small images. Times "
-    "are of one machine and one training each; their intervals are over images.",
+    "tested on the same ones; its 95 % interval is Student's over the seeds. *holds here* is meant as it reads, on "
+    "this backbone and these data, and confirms no paper's figure. Fewer than three seeds decide nothing. The limits "
+    "that part small, medium and large objects are COCO's 32 and 96 pixels, and are not scaled to the small images. "
+    "Times are of one machine and one training each; their intervals are over images.",
     "*holds*: the interval lies over what the claim says, in every seed. *holds, but too small to matter*: it does, "
     "and all of it is under a point. *fails*: the interval excludes the claim, or any effect that matters (a point, "
-    "unless the rule says otherwise). *equal*: it lies within the margin. *cannot tell*: all else, with what would decide "
-    "it. *print error*: the documents contradict themselves or each other; the figure that is right follows. A verdict on "
-    "print or structure is exact and has no interval. ✓ marks findings that survive when all findings of this page are "
-    "taken together (Holm), ✗ those that may be chance among so many.",
+    "unless the rule says otherwise). *equal*: it lies within the margin. *cannot tell*: all else, with what would "
+    "decide it. *print error*: the documents contradict themselves or each other; the figure that is right follows. A "
+    "verdict on print or structure is exact and has no interval. ✓ marks findings that survive when all findings of "
+    "this page are taken together (Holm), ✗ those that may be chance among so many.",
 )
 
 
@@ -100,7 +101,7 @@ def _chapter(claims: Claims, letter: str, rulings: Sequence[Ruling]) -> Section:
                 name if one.claim.id != last else "〃",
                 one.level,
                 literal(": ".join(text for text in (one.part, one.words) if text)) or "no rule yet",
-                _word(verdict),
+                _word(verdict, one.level),
                 literal(verdict.figure),
                 _interval(verdict),
                 " ".join(_link(place, number) for number, place in enumerate(dict.fromkeys(verdict.rests_on), 1)),
@@ -114,8 +115,10 @@ def _chapter(claims: Claims, letter: str, rulings: Sequence[Ruling]) -> Section:
     return Section(title, f"claims-{letter.lower()}", (grid,))
 
 
-def _word(verdict: Verdict) -> str:
-    word = f"equal within {verdict.within}" if verdict.word == "equal" else verdict.word
+def _word(verdict: Verdict, level: Level) -> str:
+    word = f"equal within {verdict.within}" if verdict.word == "equal" else str(verdict.word)
+    if level == "S":
+        word = word.replace("holds", "holds here")
     if verdict.survives is None or verdict.word not in ("holds", "holds, but too small to matter"):
         return f"**{word}**"
     return f"**{word}** {'✓' if verdict.survives else '✗'}"

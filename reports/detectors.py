@@ -15,12 +15,20 @@ from typing import Any
 
 from reports.records import NOT_MEASURED, Entry, Shelf
 from reports.sections import Grid, Header, Notes, Section, literal, tested_on, timed_on
-from reports.tree import ZOO, Row, imports, read_catalog
+from reports.tree import ZOO, Row, imports, parsed, read_catalog
+from reports.usage import usage
 
 __all__ = ["detector_pages"]
 
 _METRICS = (("AP", "stats.AP"), ("AP50", "stats.AP50"), ("AP75", "stats.AP75"), ("FD", "fd.FD"), ("VOC07", "voc.mAP07"))
 _STAGES = ("preprocess", "network", "proposals", "postprocess", "end_to_end")
+
+_IDLE = {
+    "warmup": ("warmup_factor", "warmup_power"),
+    "milestones": ("gamma",),
+    "sizes": ("resize_every",),
+}
+"""Settings that mean nothing where another is not used."""
 
 _Block = str | tuple[str, ...] | Grid
 
@@ -82,14 +90,14 @@ def _page(
         Section("Golden numbers", "golden", tuple(_golden(shelf, row))),
         Section("Results", "results", tuple(_results(shelf, row))),
         Section("Recipe", "recipe", tuple(_recipe(cost))),
-        Section("Use", "use", tuple(_use(row, cost, weights, zoo))),
+        Section("Use", "use", tuple(usage(row, cost, weights, zoo))),
     ]
     return [section for section in sections if section.blocks]
 
 
 def _docstring(path: Path) -> list[str]:
     """Title with its link, then the paragraphs, each in one line."""
-    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or path.stem
+    text = ast.get_docstring(parsed(path)) or path.stem
     found = [re.sub(r"(?<!\*)\*(?!\*)", r"\\*", " ".join(part.split())) for part in text.split("\n\n")]
     if len(found) > 1 and re.fullmatch(r"https?://\S+", found[1]):
         found[:2] = [f"{found[0]} {found[1]}"]
@@ -119,7 +127,7 @@ def _architecture(cost: Entry | None) -> Iterable[_Block]:
         return
     metrics = cost.record.metrics
     stages = metrics.get("stages")
-    sizes = f"at {cost.size()} for {cost.record.num_classes} classes"
+    sizes = f"at {cost.size()} for {_classes(cost.record.num_classes)}"
     if not stages:
         kept = cost.count("buffers")
         yield (
@@ -164,6 +172,10 @@ def _stages(cost: Entry, stages: Sequence[Mapping[str, Any]]) -> Grid:
     return Grid(heads, tuple(rows))
 
 
+def _classes(count: int) -> str:
+    return f"{count} class{'es' if count != 1 else ''}"
+
+
 def _shape(shape: Sequence[int]) -> str:
     """One image's maps without the one."""
     return "x".join(map(str, shape[1:] if len(shape) == 4 and shape[0] == 1 else shape))
@@ -183,12 +195,12 @@ def _golden(shelf: Shelf, row: Row) -> Iterable[_Block]:
                 and classes in (None, entry.record.num_classes)
                 and size in (None, entry.record.metrics.get("input"))
             ]
-            where = [f"{classes} classes"] if classes is not None else []
+            where = [_classes(classes)] if classes is not None else []
             where += [f"{size[0]}x{size[1]}"] if size is not None else []
             counted = found[0].count(kind) if found else "in the tests alone"
             rows.append((kind, ", ".join(where), f"{expected:,}", counted))
     if rows:
-        yield "Facts of the paper's network that a test recounts at each run; MACs to a percent."
+        yield "Facts of the paper's network that the tests recount; MACs are rounded in some rows."
         yield Grid(
             (Header("of", text=True), Header("for", text=True), Header("golden"), Header("counted")), tuple(rows)
         )
@@ -252,7 +264,17 @@ def _recipe(cost: Entry | None) -> Iterable[_Block]:
             else ("Not recorded yet: `python -m benchmarks record-costs` does.")
         )
         return
-    names = [name for name in dict.fromkeys(key for recipe in recipes.values() for key in recipe) if name != "source"]
+    idle = {
+        name
+        for switch, names in _IDLE.items()
+        if not any(recipe.get(switch) for recipe in recipes.values())
+        for name in names
+    }
+    names = [
+        name
+        for name in dict.fromkeys(key for recipe in recipes.values() for key in recipe)
+        if name not in {*idle, "source"}
+    ]
     rows = [
         (f"`{name}`", *(_setting(recipe.get(name)) for recipe in recipes.values()))
         for name in names
@@ -271,49 +293,6 @@ def _setting(value: Any) -> str:
         return ", ".join(map(_setting, value)) or "none"
     if value is None or value is False:
         return "none"
-    return (
-        f"{value:,}"
-        if isinstance(value, int) and value is not True
-        else f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def _use(row: Row, cost: Entry | None, weights: Sequence[Mapping[str, Any]], zoo: Path) -> Iterable[_Block]:
-    name = row.name
-    shipped = sorted(path.name.split(".")[1] for path in (zoo / "weights").glob(f"{name}_small.*.safetensors"))
-    classes = cost.record.num_classes if cost else next(iter(row.golden.get("parameters", {20: 0})))
-    lines = [
-        "from zoo import build, checkpoints",
-        "",
-        f'model = build("{name}", num_classes={classes})  # the paper\'s size',
-    ]
-    if shipped:
-        lines.append(f'model, about = checkpoints.load(checkpoints.find("{name}", "{shipped[0]}"))  # small, trained')
-    else:
-        lines[0] = "from zoo import build"
-    yield "\n".join(["```python", *lines, "```"])
-    yield "\n".join(["```sh", *_commands(row, cost, classes, shipped, weights), "```"])
-
-
-def _commands(
-    row: Row, cost: Entry | None, classes: int, shipped: Sequence[str], weights: Sequence[Mapping[str, Any]]
-) -> Iterable[str]:
-    run = "python -m benchmarks"
-    yield f"{run} cost {row.name} --classes {classes}"
-    if row.small:
-        yield f"{run} train {row.name} --dataset shapes"
-        file = "" if "shapes" in shipped else f" --weights runs/{row.name}.shapes/{row.name}_small.shapes.safetensors"
-        yield f"{run} evaluate {row.name} --dataset shapes{file} --out runs/{row.name}"
-        yield f"{run} latency {row.name}{file} --out runs/{row.name}"
-    if cost is not None and "paper" in (cost.record.metrics.get("recipes") or {}):
-        data = "voc --data-root VOC" if classes == 20 else "coco --data-root COCO"
-        if classes in (20, 80, 90):
-            yield f"{run} train {row.name} --size paper --dataset {data} --device cuda"
-    for entry in weights:
-        data = entry.get("dataset", "coco")
-        root = f" --data-root {data.upper()}" if data in ("voc", "coco") else ""
-        if data in ("shapes", "bccd", "voc", "coco") and entry.get("sha256"):
-            yield f"FILE=$({run} weights {entry['name']})  # {entry.get('published', '')}"
-            yield f'{run} evaluate {row.name} --dataset {data}{root} --weights "$FILE" --out runs/{row.name}'
+    if value is True:
+        return "yes"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

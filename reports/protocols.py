@@ -57,7 +57,9 @@ def _text(identity: str, entry: Entry, first: Entry) -> str:
         return text
     found: dict[str, str] = {}
     for number in _SHOWN:
-        pair = [identity_of(number, one.record.protocol, _fingerprint(one)) for one in (first, entry)]
-        if pair[0] is not None and pair[1] is not None:
-            found |= {one.field: f"{one.field} ({one.first} there, {one.second} here)" for one in differing(*pair)}
+        there, here = (identity_of(number, one.record.protocol, _fingerprint(one)) for one in (first, entry))
+        if there is not None and here is not None:
+            found |= {
+                one.field: f"{one.field} ({one.first} there, {one.second} here)" for one in differing(there, here)
+            }
     return f"{text} It differs from the first in {', '.join(found.values())}." if found else text

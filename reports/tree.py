@@ -7,16 +7,18 @@ those of the catalog. Everything is read from the syntax trees: nothing of the z
 from __future__ import annotations
 
 import ast
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from reports.records import ReportError
 from reports.svg import FAMILIES, marker, picture, slug, text
 
-__all__ = ["ZOO", "Row", "draw", "imports", "read_catalog"]
+__all__ = ["ZOO", "Row", "draw", "imports", "parsed", "read_catalog"]
 
 ZOO = Path(__file__).resolve().parent.parent / "zoo"
 
@@ -48,6 +50,16 @@ class Row:
     golden: Mapping[str, Mapping[Any, int]]
 
 
+@cache
+def _parsed(source: str) -> ast.Module:
+    return ast.parse(source)
+
+
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file; several pages ask for it."""
+    return _parsed(path.read_text(encoding="utf-8"))
+
+
 def read_catalog(zoo: Path = ZOO) -> tuple[Row, ...]:
     """The rows of `catalog.py`, by year.
 
@@ -55,7 +67,7 @@ def read_catalog(zoo: Path = ZOO) -> tuple[Row, ...]:
         ReportError: A row is no plain call of `Spec`.
     """
     path = zoo / "catalog.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     files = {
         alias.asname or alias.name: f"{(node.module or '').removeprefix('zoo.').replace('.', '/')}/{alias.name}"
         for node in ast.walk(tree)
@@ -81,7 +93,8 @@ def read_catalog(zoo: Path = ZOO) -> tuple[Row, ...]:
                     paper=ast.literal_eval(entries["paper"]),
                     small=not isinstance(entries["small"], ast.Constant),
                     golden={
-                        str(fact.arg): ast.literal_eval(_Constants(files, zoo).visit(fact.value)) for fact in facts
+                        str(fact.arg): ast.literal_eval(_Constants(files, zoo).visit(copy.deepcopy(fact.value)))
+                        for fact in facts
                     },
                 )
             )
@@ -104,7 +117,7 @@ class _Constants(ast.NodeTransformer):
             ValueError: There is none.
         """
         if isinstance(node.value, ast.Name):
-            tree = ast.parse((self.zoo / f"{self.files[node.value.id]}.py").read_text(encoding="utf-8"))
+            tree = parsed(self.zoo / f"{self.files[node.value.id]}.py")
             for line in tree.body:
                 if isinstance(line, ast.Assign) and any(ast.unparse(to) == node.attr for to in line.targets):
                     return line.value
@@ -125,7 +138,7 @@ def imports(rows: Iterable[Row], zoo: Path = ZOO) -> dict[str, set[str]]:
         years[row.module] = min(row.year, years.get(row.module, row.year))
     direct: dict[str, set[str]] = {}
     for module in years:
-        tree = ast.parse((zoo / f"{module}.py").read_text(encoding="utf-8"))
+        tree = parsed(zoo / f"{module}.py")
         named = set()
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("zoo"):

@@ -19,6 +19,9 @@ __all__ = ["figures", "sealed_files", "sound", "stale"]
 _MOST = 10
 """Most places of a page that are named."""
 
+_NAMES = ("method", "detector", "Record")
+"""Columns that name a row; where a table has none of them, its first does."""
+
 _CELL = re.compile(r"<t[dh][^>]*>(.*?)</t[dh]>")
 
 
@@ -56,16 +59,30 @@ def _differences(path: Path, there: str, page: str) -> Iterator[str]:
 
 
 def _cells(path: Path, old: Sequence[str], new: Sequence[str], line: int) -> Iterator[str]:
-    """The differing cells, where the line is a row of a table in both."""
+    """The differing cells, where the line is a row of a table in both; a row that moved is held against itself."""
     if line >= min(len(old), len(new)):
         return
-    was, should, heads = _split(old[line]), _split(new[line]), _heads(new, line)
-    if len(was) != len(should) or len(heads) != len(should):
+    should, heads = _split(new[line]), _heads(new, line)
+    if len(heads) != len(should) or len(_split(old[line])) != len(should):
         return
+    key = next((at for at, head in enumerate(heads) if head.rpartition(": ")[2] in _NAMES), 0)
+    was = _counterpart(old, line, key, should[key])
     for head, before, after in zip(heads, was, should, strict=True):
         if before != after:
-            place = f"section {_section(new, line)!r}, row {should[0]!r}, column {head!r}"
+            place = f"section {_section(new, line)!r}, row {should[key]!r}, column {head!r}"
             yield f"{path}: line {line + 1} is stale: {place}:\n  there is   {before}\n  should be  {after}"
+
+
+def _counterpart(lines: Sequence[str], line: int, key: int, name: str) -> list[str]:
+    """The row of the same table that has the same name; where there is not exactly one, the row of the same place."""
+    here = _split(lines[line])
+    start = end = line
+    while start and len(_split(lines[start - 1])) == len(here):
+        start -= 1
+    while end + 1 < len(lines) and len(_split(lines[end + 1])) == len(here):
+        end += 1
+    named = [cells for cells in map(_split, lines[start : end + 1]) if cells[key] == name]
+    return named[0] if len(named) == 1 else here
 
 
 def _split(line: str) -> list[str]:

@@ -131,6 +131,15 @@ def _context(one: Found) -> tuple[bool, str]:
     return seen > 0.999, f"one corner cell's answer depends on {100 * seen:.1f} % of the pixels"
 
 
+def _batch(one: Found) -> tuple[bool, str]:
+    slope, error, times = (one.number(k) for k in ("slope", "shards_error", "times_over_independent_places"))
+    figure = (
+        f"variance of a batch's mean falls with the batch by a slope of {slope:.2f}, and is {times:.0f} times that "
+    )
+    figure += f"of as many independent places; statistics pooled over shards are the whole batch's to {error:.0e}"
+    return abs(slope + 1) <= 0.15 and error < 1e-5, figure
+
+
 def _dogs(one: Found) -> tuple[bool, str]:
     area, eleven, many = (one.number(key) for key in ("area", "points_11", "points_101"))
     figure = f"area {area:.4f}, 11 points {eleven:.4f}, 101 points {many:.4f}: the protocol decides the second digit"
@@ -207,6 +216,8 @@ RULES: tuple[Rule, ...] = (
     _exact("rfcn-roi-cost", "maps and last stage once cost less than the last stage for 300 regions", _rfcn),
     _exact("deform-identity", "without offsets as the plain operators to 1e-5", _deformable, part="without offsets"),
     _exact("deform-identity", "it follows a region by fractions, as RoIAlign does", _follows, part="moving regions"),
+    _exact("batch-bn", "slope of log variance on log batch -1 +- 0.15; shards add up to 1e-5", _batch,
+           part="statistics"),
     _exact("fd-not-share", "the two differ by at most 5 points", _share_toy, part="half the objects found"),
     _exact("region-switch", "golden regions of a box of 90 pixels", _regions, part="golden"),
     _exact("nms-toy", "the lecture's boxes and three laws", _suppression),

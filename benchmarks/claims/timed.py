@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from benchmarks.claims.evidence import Evidence, Found
+from benchmarks.claims.evidence import Evidence
 from benchmarks.claims.ledger import Claim, Rule, Verdict
 from benchmarks.claims.verdicts import decide
 from benchmarks.metrics.intervals import ratio_of_medians
@@ -21,9 +21,9 @@ _HERE = "on this machine, with these weights"
 
 
 def judge_ratio(
+    name: str,
     upper: Sequence[float],
     lower: Sequence[float],
-    name: str,
     *,
     limit: float,
     fails_under: float,
@@ -39,13 +39,17 @@ def judge_ratio(
     return Verdict(word, figure, (ratio["low"], ratio["high"]), tuple(rests_on), wanted)
 
 
-def _times(found: Evidence, detector: str, other: str) -> tuple[Found, list[float], list[float]] | None:
-    """Seconds of two detectors that were timed side by side."""
-    record = found.beside((detector, other), _TEST)
-    if record is None:
-        return None
-    samples = record.record.samples
-    return record, samples[f"{detector} end_to_end"], samples[f"{other} end_to_end"]
+def _apart(found: Evidence, detectors: tuple[str, str], stage: str, name: str, limit: float, fails: float) -> Verdict:
+    """The verdict on two detectors' times of a stage that were taken one after the other, images paired."""
+    records = [found.latency(detector, _TEST) for detector in detectors]
+    known = [one for one in records if one is not None and stage in one.record.samples]
+    if len(known) < 2:
+        lacking = [d for d, one in zip(detectors, records, strict=True) if one not in known]
+        what = "" if stage == "end_to_end" else f", {stage} timed apart"
+        return Verdict("cannot tell", wanted=f"latency of {' and '.join(lacking)} on {_TEST}{what}")
+    first, second = (one.record.samples[stage] for one in known)
+    places = [one.place for one in known]
+    return judge_ratio(name, first, second, limit=limit, fails_under=fails, rests_on=places, how=", timed apart")
 
 
 def _slower(
@@ -55,21 +59,12 @@ def _slower(
 
     def judge(_: Claim, found: Evidence) -> Verdict:
         name = f"time of {slow} over {fast}"
-        if (both := _times(found, slow, fast)) is not None:
-            record, first, second = both
-            return judge_ratio(first, second, name, limit=limit, fails_under=fails_under, rests_on=[record.place],
-                               how=", side by side")  # fmt: skip
-        apart = [found.latency(detector, _TEST) for detector in (slow, fast)]
-        lacking = [d for d, one in zip((slow, fast), apart, strict=True) if one is None]
-        if apart[0] is None or apart[1] is None:
-            return Verdict("cannot tell", wanted=f"latency of {' and '.join(lacking)} on {_TEST}")
+        record = found.beside((slow, fast), _TEST)
+        if record is None:
+            return _apart(found, (slow, fast), "end_to_end", name, limit, fails_under)
+        first, second = (record.record.samples[f"{detector} end_to_end"] for detector in (slow, fast))
         return judge_ratio(
-            *(one.record.samples["end_to_end"] for one in apart if one is not None),
-            name,
-            limit=limit,
-            fails_under=fails_under,
-            rests_on=[one.place for one in apart if one is not None],
-            how=", timed apart",
+            name, first, second, limit=limit, fails_under=fails_under, rests_on=[record.place], how=", side by side"
         )
 
     return Rule(claim, "S", f"{words}, {_HERE}", judge, part)
@@ -77,32 +72,25 @@ def _slower(
 
 def _little(_: Claim, found: Evidence) -> Verdict:
     """CenterNet over CornerNet is to stay under 1.25: the ratio turned round is to exceed 0.8."""
-    apart = [found.latency(name, _TEST) for name in ("cornernet511_hg52", "centernet511_hg52")]
-    if apart[0] is None or apart[1] is None:
-        return Verdict("cannot tell", wanted=f"latencies of CornerNet and CenterNet on {_TEST}")
-    verdict = judge_ratio(
-        apart[0].record.samples["end_to_end"], apart[1].record.samples["end_to_end"],
-        "time of cornernet511_hg52 over centernet511_hg52", limit=0.8, fails_under=0.8,
-        rests_on=[one.place for one in apart if one is not None], how=", timed apart",
-    )  # fmt: skip
-    return verdict
+    both = ("cornernet511_hg52", "centernet511_hg52")
+    return _apart(found, both, "end_to_end", f"time of {both[0]} over {both[1]}", 0.8, 0.8)
 
 
 def _network_alone(_: Claim, found: Evidence) -> Verdict:
     """R-CNN over Fast R-CNN, proposals left out."""
-    record = found.beside(("rcnn_alexnet", "fast_rcnn_vgg16"), _TEST)
-    if record is None:
-        return Verdict("cannot tell", wanted="rcnn_alexnet and fast_rcnn_vgg16 timed side by side")
+    detectors = ("rcnn_alexnet", "fast_rcnn_vgg16")
+    record = found.beside(detectors, _TEST)
+    if record is None or any(f"{name} proposals" not in record.record.samples for name in detectors):
+        return Verdict("cannot tell", wanted=f"{' and '.join(detectors)} timed side by side, proposals apart")
     samples = record.record.samples
-    rest = [
+    first, second = (
         [whole - part for whole, part in zip(samples[f"{n} end_to_end"], samples[f"{n} proposals"], strict=True)]
-        for n in ("rcnn_alexnet", "fast_rcnn_vgg16")
-        if f"{n} proposals" in samples
-    ]
-    if len(rest) < 2:
-        return Verdict("cannot tell", wanted="their proposals timed apart")
-    return judge_ratio(*rest, "R-CNN over Fast R-CNN without proposals", limit=10, fails_under=10,
-                       rests_on=[record.place], how=", side by side")  # fmt: skip
+        for n in detectors
+    )
+    return judge_ratio(
+        "R-CNN over Fast R-CNN without proposals", first, second, limit=10, fails_under=10, rests_on=[record.place],
+        how=", side by side",
+    )  # fmt: skip
 
 
 def _search_share(_: Claim, found: Evidence) -> Verdict:
@@ -110,18 +98,15 @@ def _search_share(_: Claim, found: Evidence) -> Verdict:
     if one is None or "proposals" not in one.record.samples:
         return Verdict("cannot tell", wanted=f"latency of fast_rcnn_vgg16 on {_TEST}, proposals timed apart")
     samples = one.record.samples
-    return judge_ratio(samples["proposals"], samples["end_to_end"], "selective search's share of the time",
-                       limit=0.5, fails_under=0.5, rests_on=[one.place])  # fmt: skip
+    return judge_ratio(
+        "selective search's share of the time", samples["proposals"], samples["end_to_end"], limit=0.5,
+        fails_under=0.5, rests_on=[one.place],
+    )  # fmt: skip
 
 
 def _proposals(_: Claim, found: Evidence) -> Verdict:
-    both = [found.latency(name, _TEST) for name in ("fast_rcnn_vgg16", "faster_rcnn_vgg16")]
-    if any(one is None or "proposals" not in one.record.samples for one in both):
-        return Verdict("cannot tell", wanted="latencies of fast_rcnn_vgg16 and faster_rcnn_vgg16 with proposals apart")
-    return judge_ratio(
-        *(one.record.samples["proposals"] for one in both if one is not None), "selective search over RPN",
-        limit=10, fails_under=10, rests_on=[one.place for one in both if one is not None], how=", timed apart",
-    )  # fmt: skip
+    both = ("fast_rcnn_vgg16", "faster_rcnn_vgg16")
+    return _apart(found, both, "proposals", "selective search over RPN", 10, 10)
 
 
 _FAMILY = ("rcnn_alexnet", "fast_rcnn_vgg16", "faster_rcnn_vgg16", "rfcn_r101", "light_head_rcnn_r101")

@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.metrics.coco import COCO, RECALLS
-from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.fd import FD
 from benchmarks.metrics.matching import AREAS, CAP, NEITHER, RIGHT, THRESHOLDS, Matches
+from benchmarks.metrics.resampled import ALSO_COUNTS, COUNTS_NOT, LANES, resampled_precision
 
 __all__ = ["PER_CLASS", "TOTALS", "Resampled", "draw_weights", "resample"]
 
@@ -37,10 +37,6 @@ TOTALS = (
 """What is resampled, by the names that `score` gives it."""
 
 PER_CLASS = ("AP", "AP50", "FD", "AP07", "AP10")
-
-_NOTHING_BESIDES, _ALSO_COUNTS, _COUNTS_NOT = 0, 1, 2
-"""What an event does besides: a detection in the scale found an object; so did one outside the scale; one in the scale
-fell to an ignored object."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,12 @@ def resample(
         draws: How many.
         seed: Of the draws: the same seed and number of images give the same draws, whatever was detected.
         weights: `[B, images]`, how often each image counts, in place of random draws.
+
+    Raises:
+        ValueError: Images count so often that sums of them would not fit 32 bits.
     """
+    if weights is not None and int(weights.max(initial=0)) * len(matches.score) >= 2**31:
+        raise ValueError("the weights are too large to be added up; scale them down")
     plan = _plan(matches)
     total = draws if weights is None else len(weights)
 
@@ -86,7 +87,7 @@ def resample(
 
     threads = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(some, _chunks(total, 16)))
+        parts = list(pool.map(some, _chunks(total, LANES)))
     if not parts:
         return Resampled(np.empty((0, len(TOTALS))), np.empty((0, matches.classes, len(PER_CLASS))))
     return Resampled(*(np.concatenate(part) for part in zip(*parts, strict=True)))
@@ -108,7 +109,7 @@ class _Rule:
         events: `[K, T + 1]`, where the events of each class and threshold begin.
         image: Of each event's detection, `[E]`.
         before: How many counted detections of the class there are up to the event's, its own included, `[E]`.
-        kind: One of the constants above, `[E]`.
+        kind: 0, `ALSO_COUNTS` or `COUNTS_NOT`, `[E]`.
         untied: Whether a class and threshold has no event in a tie, `[K, T]`.
         tie: Number of the group of equal scores in the same image and class, 0 for none, `[E]`.
         place: Counted detections of that group up to this one, `[E]`,
@@ -132,7 +133,7 @@ class _Rule:
 
     def precisions(self, weights: NDArray[np.uint16], voc: bool) -> NDArray[np.float64]:
         """Average precision of each resample, class and threshold `[B, K, T]`, of VOC's both `[B, K, 2]`."""
-        return _resampled(
+        return resampled_precision(
             weights,
             self.counted,
             self.counted_starts,
@@ -215,7 +216,7 @@ def _plan(matches: Matches) -> _Plan:
             skipped = (ignored[busy] & bit != 0) & counts[busy]
             chosen = right | skipped
             rows.append(busy[chosen])
-            kinds.append(np.where(right, np.where(counts[busy], 0, _ALSO_COUNTS), _COUNTS_NOT)[chosen].astype(np.uint8))
+            kinds.append(np.where(right, np.where(counts[busy], 0, ALSO_COUNTS), COUNTS_NOT)[chosen].astype(np.uint8))
         to_find = ~matches.truth_ignored[:, a]
         objects = (matches.truth_category[to_find], matches.truth_image[to_find])
         scales.append(_rule(counts, rows, kinds, objects, *common))
@@ -268,125 +269,3 @@ def _rule(
         objects=objects[1].astype(np.uint32),
         object_starts=np.searchsorted(objects[0], np.arange(classes + 1)),
     )
-
-
-@compiled
-def _resampled(
-    weights: NDArray[np.uint16],
-    counted: NDArray[np.uint32],
-    counted_starts: NDArray[np.int64],
-    events: NDArray[np.int64],
-    image: NDArray[np.uint32],
-    before: NDArray[np.uint32],
-    kind: NDArray[np.uint8],
-    untied: NDArray[np.bool_],
-    tie: NDArray[np.int32],
-    place: NDArray[np.int32],
-    size: NDArray[np.int32],
-    objects: NDArray[np.uint32],
-    object_starts: NDArray[np.int64],
-    recalls: NDArray[np.float64],
-    voc: bool,
-) -> NDArray[np.float64]:
-    draws, classes, thresholds = len(weights), len(counted_starts) - 1, events.shape[1] - 1
-    answer = np.full((draws, classes, 2 if voc else thresholds), np.nan)
-    # VOC divides by the plain count; what is added moves no count but 0.
-    least = 1e-300 if voc else 2.0**-52
-    longest = 0
-    most = 0
-    heaviest = 0
-    for k in range(classes):
-        longest = max(longest, counted_starts[k + 1] - counted_starts[k])
-        for t in range(thresholds):
-            most = max(most, events[k, t + 1] - events[k, t])
-        heaviest = max(heaviest, object_starts[k + 1] - object_starts[k])
-    sums = np.zeros(longest + 1, dtype=np.int64)
-    points = 11 if voc else len(recalls)
-    reached = np.zeros(heaviest * np.int64(weights.max()) + 1, dtype=np.int64)
-    # A tie is a step of the curve for each copy of its image.
-    end = np.empty(most * (1 + np.int64(weights.max())), dtype=np.int64)
-    seen = np.empty(len(end), dtype=np.int64)
-    precision = np.empty(len(end))
-    finds = np.array([1, 1, 0])
-    extra = np.array([0, 1, -1])
-    # Class by class, so that what is read of a class stays near the processor for all draws.
-    for k in range(classes):
-        for b in range(draws):
-            weight = weights[b]
-            total = 0
-            for g in range(object_starts[k], object_starts[k + 1]):
-                total += weight[objects[g]]
-            if total == 0:
-                continue
-            running = 0
-            for i in range(counted_starts[k], counted_starts[k + 1]):
-                running += weight[counted[i]]
-                sums[i - counted_starts[k] + 1] = running
-            # How many points of recall a number of finds reaches.
-            reached[: total + 1] = 0
-            for r in range(points):
-                if voc:
-                    needed = max((r * total + 9) // 10, 1)
-                else:
-                    needed = max(1, int(recalls[r] * total) - 1)
-                    while needed / total < recalls[r]:
-                        needed += 1
-                reached[needed] += 1
-            for j in range(1, total + 1):
-                reached[j] += reached[j - 1]
-            for t in range(thresholds):
-                e = events[k, t]
-                last = events[k, t + 1]
-                right = 0
-                besides = 0
-                if untied[k, t]:
-                    # Those that find nothing, or whose image was not drawn, stay in: they lie below the one before.
-                    steps = last - e
-                    images, places, kinds = image[e:last], before[e:last], kind[e:last]
-                    for i in range(steps):
-                        copies = np.int64(weight[images[i]])
-                        right += copies * finds[kinds[i]]
-                        besides += copies * extra[kinds[i]]
-                        end[i] = right
-                        seen[i] = sums[places[i]] + besides
-                    for i in range(steps):
-                        precision[i] = end[i] / (seen[i] + least)
-                else:
-                    steps = 0
-                    while e < last:
-                        first = e
-                        e += 1
-                        while tie[first] and e < last and tie[e] == tie[first]:
-                            e += 1
-                        copies = np.int64(weight[image[first]])
-                        start = sums[before[first]] - copies * place[first]
-                        # Equal scores in an image that is there several times: copy after copy, each in its order.
-                        for copy in range(copies):
-                            for j in range(first, e):
-                                if kind[j] == 2:
-                                    besides -= 1
-                                    continue
-                                if kind[j] == 1:
-                                    besides += 1
-                                right += 1
-                                end[steps] = right
-                                precision[steps] = right / (start + copy * size[j] + place[j] + besides + least)
-                                steps += 1
-                # From the last find to the first, each goes with the best precision of all later ones.
-                average = 0.0
-                area = 0.0
-                best = 0.0
-                points_left = reached[right]
-                for i in range(steps - 1, -1, -1):
-                    known = end[i - 1] if i else 0
-                    best = precision[i] if precision[i] > best else best
-                    fewer = reached[np.uint32(known)]
-                    average += best * (points_left - fewer)
-                    points_left = fewer
-                    if voc:
-                        area += best * (right - known)
-                        right = known
-                answer[b, k, t] = average / points
-                if voc:
-                    answer[b, k, 1] = area / total
-    return answer

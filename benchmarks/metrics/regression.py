@@ -1,8 +1,8 @@
 """Has a detector lost accuracy, has it not, or can these images not tell?
 
 The detector is set against its reference on the same images: both are scored on the same resamples, so that what an
-easy or a hard image does to both cancels. Let `difference` be new less reference, and let its two bounds each be wrong
-one time in twenty.
+easy or a hard image does to both cancels. Let `difference` be new less reference, and let its two bounds be those of
+its 95 % interval, each wrong one time in forty.
 
 * FAIL: the drop is certain (the upper bound lies below 0) and no smaller than the margin.
 * PASS: a drop as large as the margin can be ruled out (the lower bound lies above it).
@@ -36,7 +36,7 @@ __all__ = ["DRAWS", "Judgement", "Outcome", "detectable_drop", "judge", "judge_u
 Outcome = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 DRAWS = 1_000
-_LEVEL = 0.95
+_LEVEL = 0.975
 _POWER = 0.8
 _CERTAIN = NormalDist().inv_cdf(_LEVEL)
 _USUAL = NormalDist().inv_cdf(_POWER)
@@ -53,7 +53,7 @@ class Judgement:
         number: One of `TOTALS`.
         reference: What it was.
         measured: What it is.
-        low: The drop is hardly larger: one time in twenty,
+        low: The drop is hardly larger: one time in forty,
         high: and hardly smaller, likewise. None where too few images hold an object.
         margin: A drop below this is of no account.
         paired: Whether the reference's detections were known.

@@ -17,6 +17,7 @@ from benchmarks.claims.measure.boxes import Boxes
 from benchmarks.papers import read_tables
 from benchmarks.results import COMMITTED, DatasetId, Record, read_records
 from ops.dense import log_iou
+from ops.roi_align import roi_align
 from tests.reports.samples import cost, record
 
 CLAIMS = read_claims()
@@ -51,7 +52,7 @@ def arbitrary(losses: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
             "roialign-shift",
             "",
             operators.pooled_ramp,
-            lambda: operators.pooled_ramp(pool=lambda *a: operators.roi_align(*a)),
+            lambda: operators.pooled_ramp(pool=lambda *a: roi_align(*a)),
         ),
         ("iou-loss-scale", "", operators.overlap_loss, lambda: operators.overlap_loss(unfocused(log_iou))),
         (
@@ -98,6 +99,8 @@ def test_a_broken_operator_turns_the_verdict(
         ("yolo-fixed-input", "one size", {"refused": ""}),
         ("yolo-fixed-input", "context", {"seen": 0.5}),
         ("ssd-tail", "", {"extras": 10**10}),
+        ("batch-bn", "statistics", {"slope": -0.5}),
+        ("batch-bn", "statistics", {"shards_error": 1e-3}),
         ("iou-edge", "from 0.5 on", {"area": 0.0}),
     ],
 )

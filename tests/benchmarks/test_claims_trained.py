@@ -132,10 +132,10 @@ def test_nothing_lost_is_not_something_gained() -> None:
 
 
 def test_other_tests_of_the_same_weights_are_no_trainings() -> None:
-    soft = {"protocol": {"suppression": {"name": "soft_nms_linear"}}}
-    told = {"protocol": {"truth": {"name": "true_centers"}}}
-    scaled = {"protocol": {"multi_scale": {"name": "relative"}}}
-    part = {"learned_from": 50}
+    soft: dict[str, Any] = {"protocol": {"suppression": {"name": "soft_nms_linear"}}}
+    told: dict[str, Any] = {"protocol": {"truth": {"name": "true_centers"}}}
+    scaled: dict[str, Any] = {"protocol": {"multi_scale": {"name": "relative"}}}
+    part: dict[str, Any] = {"learned_from": 50}
     for changes in (soft, told, scaled, part):
         assert evidence(*side(POOL, [30, 31, 32], **changes)).arm(POOL, "shapes test") == {}
     found = evidence(*side(POOL, [30, 31, 32], **soft))

@@ -157,6 +157,14 @@ def test_threads_and_chunks_change_nothing() -> None:
     assert np.array_equal(many.totals, again.totals, equal_nan=True)
 
 
+def test_weights_beyond_32_bits_are_refused() -> None:
+    truth, detections = generated(10, 0, 2)
+    read = load_ground_truth(truth)
+    results = load_detections(detections * 1_500, read)
+    with pytest.raises(ValueError, match="too large"):
+        resample(match(read, results), weights=np.full((1, 10), 65_535, dtype=np.uint16))
+
+
 def test_methods_by_their_definitions() -> None:
     draws = np.arange(1.0, 1001.0) / 1000
     estimate = 0.4

@@ -60,10 +60,10 @@ def test_the_same_passes_and_a_loss_fails() -> None:
 def test_what_images_cannot_tell_is_said_with_a_number() -> None:
     found = judged(MOVED[0], old=MOVED[1])
     assert found.outcome == "INCONCLUSIVE"
-    # By hand: certain one time in twenty, found four times in five.
-    deviation = (found.high - found.low) / 2 / 1.644854
+    # By hand: wrong one time in forty, found four times in five.
+    deviation = (found.high - found.low) / 2 / 1.959964
     room = -found.difference if found.difference <= -0.005 else found.difference + 0.005
-    assert found.needed == math.ceil(150 * ((1.644854 + 0.841621) * deviation / room) ** 2)
+    assert found.needed == math.ceil(150 * ((1.959964 + 0.841621) * deviation / room) ** 2)
     assert f"{found.needed:,} images would decide" in str(found)
     # A wider margin is ruled out by the same images.
     assert judged(MOVED[0], margin=0.1, old=MOVED[1]).outcome == "PASS"
@@ -85,7 +85,7 @@ def test_without_the_references_detections_there_is_less_power() -> None:
     assert apart.detectable > paired.detectable
     assert "not known" in str(apart)
     alone = resample(found, 300).totals[:, TOTALS.index("AP")]
-    assert apart.high - apart.low == pytest.approx(2 * 1.645 * math.sqrt(2) * alone.std(), rel=0.15)
+    assert apart.high - apart.low == pytest.approx(2 * 1.96 * math.sqrt(2) * alone.std(), rel=0.15)
     same = judge_unpaired(found, (value, value), same=True, margin=0.005, draws=300)
     assert (same.outcome, same.paired) == ("PASS", False)
 
@@ -104,7 +104,7 @@ def test_what_can_be_found() -> None:
     nothing, _ = matched([])
     assert detectable_drop(nothing, margin=0.005) is None
     found = judged(blurred(ROWS, 0.3, 1))
-    assert resolved(found) == pytest.approx(2.4865 * (found.high - found.low) / 2 / 1.644854, rel=1e-4)
+    assert resolved(found) == pytest.approx(2.801585 * (found.high - found.low) / 2 / 1.959964, rel=1e-4)
 
 
 def test_what_cannot_be_judged_is_refused() -> None:

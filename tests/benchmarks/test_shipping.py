@@ -7,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks import shipping
+from benchmarks import references, shipping
 from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import category_of_label, detect
 from benchmarks.metrics import load_detections, load_ground_truth, score
+from benchmarks.protocol import identities
 from benchmarks.provenance import sha256
+from benchmarks.results import Record
 from benchmarks.shipping import LIMIT, WEIGHTS, Expectation, ship, shipped
 from benchmarks.train import train
 from zoo import CATALOG, checkpoints
@@ -86,6 +88,13 @@ def test_only_a_first_whole_training_ships_and_others_leave_records(tmp_path, mo
     with pytest.raises(ValueError, match="was trained with seed 1"):
         ship(tmp_path / "again", results=results)
     train("yolov1", "shapes", out=tmp_path / "first", recipe_changes=changes, threads=1, quiet=True)
-    checkpoint, expectation, *_ = ship(tmp_path / "first", results=results)
+    checkpoint, expectation, prints, matches, accuracy, _ = ship(tmp_path / "first", results=results)
     assert checkpoint == weights / "yolov1_small.shapes.safetensors"
     assert Expectation.model_validate_json(expectation.read_bytes()).sha256 == sha256(checkpoint)
+    stored = references.read(matches)
+    assert stored is not None
+    assert stored.checkpoint == sha256(checkpoint) == json.loads(prints.read_text())["checkpoint"]
+    record = Record.read(accuracy)
+    assert record.dataset is not None
+    assert record.protocol["identity"] == identities(record.protocol, record.dataset.fingerprint)
+    assert stored.split == record.dataset.fingerprint

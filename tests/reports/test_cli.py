@@ -17,7 +17,8 @@ def committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pages").mkdir()
     monkeypatch.setattr(cli, "COMMITTED", folder)
     monkeypatch.setattr(cli, "PAGES", tmp_path / "pages")
-    # Eighty pages that hang on nothing here.
+    # Pictures, and eighty pages, that hang on nothing here.
+    monkeypatch.setattr("reports.render.pictures", lambda shelf: [])
     monkeypatch.setattr(
         "reports.render.detector_pages", lambda shelf: {"detectors/ssd.md": [Section("ssd", "ssd", ("a",))]}
     )

@@ -87,7 +87,7 @@ def test_a_digit_of_a_papers_table(project: Path, capsys: pytest.CaptureFixture[
     said = complaint(capsys, "--verify")
     assert "refinedet_table1.toml: was changed since it was sealed" in said
     assert "'RefineDet, Table 1: detectors on PASCAL VOC'" in said
-    assert "column 'paper: VOC07'" in said
+    assert "row 'SSD300\\\\*', column 'paper: VOC07'" in said
     assert "there is   77.2\n  should be  77.8" in said
     cli.main([])
     said = complaint(capsys, "--verify")
@@ -138,6 +138,15 @@ def test_rows_that_are_only_wider_are_not_named(tmp_path: Path) -> None:
     (tmp_path / "p.md").write_text(page.replace("| yy | 2 |", "| yy | 3 |").replace("| x  |", "| x |"))
     (sentence,) = stale({"p.md": page}, tmp_path)
     assert "section 'T', row 'yy', column 'b'" in sentence
+
+
+def test_rows_that_change_places_are_held_against_themselves(tmp_path: Path) -> None:
+    page = "# T\n\n| x | method |  AP |\n|---|---|--:|\n| 1 | a | 3 |\n| 2 | b | 2 |\n| 3 | c | 1 |\n"
+    (tmp_path / "p.md").write_text(page.replace("| 2 | b | 2 |\n| 3 | c | 1 |", "| 3 | c | 1 |\n| 2 | b | 7 |"))
+    (sentence,) = stale({"p.md": page}, tmp_path)
+    assert "row 'b', column 'AP':\n  there is   7\n  should be  2" in sentence
+    (tmp_path / "p.md").write_text(page.replace("| 2 | b | 2 |\n| 3 | c | 1 |", "| 3 | c | 1 |\n| 2 | b | 2 |"))
+    assert "line 6 is stale:\n" in stale({"p.md": page}, tmp_path)[0], "the order alone"
 
 
 TRUTH = {

@@ -33,6 +33,7 @@ EXACT: dict[str, Callable[[], dict[str, Any]]] = {
     "deform-identity": operators.deformable_identity,
     "nms-toy": operators.suppression,
     "upsample-toys": convolutions.upsampling,
+    "batch-bn": convolutions.batch_statistics,
     "densebox-area-weight": operators.disc_areas,
     "densebox-overlap": operators.disc_overlap,
     "easy-loss-share": operators.focal_laws,

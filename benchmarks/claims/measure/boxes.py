@@ -84,7 +84,7 @@ def open_boxes(source: str) -> Boxes | None:
     return Boxes(
         about,
         [(image["height"], image["width"]) for image in truth["images"]],
-        [torch.tensor(boxes[image["id"]]).reshape(-1, 4) for image in truth["images"]],
+        [torch.tensor(boxes[image["id"]], dtype=torch.float32).reshape(-1, 4) for image in truth["images"]],
         [torch.tensor(labels[image["id"]], dtype=torch.int64) for image in truth["images"]],
     )
 
@@ -116,7 +116,8 @@ def _ssd(name: str) -> Tensor:
     from zoo import build
 
     with torch.random.fork_rng():
-        priors: Tensor = build(name, 20).priors
+        model: Any = build(name, 20)
+    priors: Tensor = model.priors
     return priors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from ops.images import Batch, Frame
 from zoo import build
 
-__all__ = ["convolutional_classifier", "fixed_input", "receptive_fields", "upsampling"]
+__all__ = ["batch_statistics", "convolutional_classifier", "fixed_input", "receptive_fields", "upsampling"]
 
 
 def convolutional_classifier(padding: int = 0) -> dict[str, float]:
@@ -100,7 +101,7 @@ def upsampling() -> dict[str, float]:
     nailed = torch.tensor([[1.0, 0, 2, 0], [0, 0, 0, 0], [3, 0, 4, 0], [0, 0, 0, 0]])
     image = torch.tensor([[1.0, 2, 6, 3], [3, 5, 2, 1], [1, 2, 2, 1], [7, 3, 4, 8]])[None, None]
     pooled, places = F.max_pool2d(image, 2, return_indices=True)
-    back = F.max_unpool2d(small, places, 2)
+    back = F.max_unpool2d(small, places, (2, 2))
     unpooled = torch.tensor([[0.0, 0, 2, 0], [0, 1, 0, 0], [0, 0, 0, 0], [3, 0, 0, 4]])
     found["nails"] = float((nails[0, 0] - nailed).abs().max())
     found["pooling"] = float((pooled[0, 0] - torch.tensor([[5.0, 6], [7, 8]])).abs().max())
@@ -133,3 +134,27 @@ def fixed_input() -> dict[str, Any]:
         later = build("yolov2", 20)
     boxes = {str(size): later.num_boxes((size, size)) for size in (320, 416, 544)}
     return {"refused": refused, "seen": float((pixels.grad.abs().amax(1) > 0).float().mean()), "yolov2_boxes": boxes}
+
+
+def batch_statistics(images: int = 400) -> dict[str, Any]:
+    """How far a channel's mean over a batch swings, by the batch, and whether shards add up to the whole.
+
+    Maps are made up: places of one image are alike, as in real ones, so that an image counts for less than its places.
+    """
+    generator = torch.Generator().manual_seed(0)
+    own = torch.randn(images, 1, 1, 1, generator=generator)
+    maps = own + 0.5 * torch.randn(images, 1, 8, 8, generator=generator)
+    sizes = (2, 4, 8, 16, 32)
+    swings = []
+    for size in sizes:
+        batches = torch.randint(images, (4_000, size), generator=generator)
+        swings.append(float(maps[batches].mean((1, 2, 3, 4)).var()))
+    logs = torch.tensor([[math.log(size) for size in sizes], [math.log(swing) for swing in swings]])
+    slope = float(torch.cov(logs)[0, 1] / torch.cov(logs)[0, 0])
+    whole = maps[:32]
+    shards = whole.split(8)
+    mean = sum(shard.mean() for shard in shards) / len(shards)
+    square = sum(shard.pow(2).mean() for shard in shards) / len(shards)
+    errors = ((mean - whole.mean()).abs(), (square - mean**2 - whole.var(correction=0)).abs())
+    places = swings[0] * 2 * 64 / float(maps.var())
+    return {"slope": slope, "shards_error": float(max(errors)), "times_over_independent_places": places}

@@ -6,6 +6,7 @@ A network sees each image once; what is set otherwise comes after it, so that a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ def levels_alone(subject: Subject, dataset: Dataset, images: int) -> dict[str, A
             logits = outputs.logits.clone()
             if level >= 0:
                 logits[:, starts[level] : ends[level], 1:] = -50.0
-            (found,) = model.postprocess(outputs._replace(logits=logits), batch)
+            (found,) = model.postprocess(replace(outputs, logits=logits), batch)
             answers += as_rows(dataset, index, found, categories)
         boxes = target.boxes[~target.ignore]
         best = box_iou(batch.frames[0].to_network(boxes), model.priors).argmax(1) if len(boxes) else torch.zeros(0)

@@ -60,7 +60,7 @@ def scores_of(truth: GroundTruth, rows: Rows) -> dict[str, Any]:
 def against(truth: GroundTruth, first: Rows, second: Rows, draws: int = 200) -> dict[str, Any]:
     """AP and its neighbours of two lists, with intervals of their differences over the images, in points."""
     found = compare(truth, load_detections(first, truth), load_detections(second, truth), draws=draws)["totals"]
-    names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR100")
+    names = ("AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L")
     return {
         name: {
             "first": in_points(found[name]["first"]),
