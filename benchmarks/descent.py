@@ -289,7 +289,7 @@ def fit_by_gradient(
     amp: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train `model` in place and return `{"steps", "seconds", "losses", "course"}`; averaged weights, if any, end in it.
+    """Train `model` in place and return `{"steps", "seconds", "losses", "course"}`; averaged weights end in it.
 
     The state goes to `out/state.pt` every `checkpoint_every` steps and after the step in which Ctrl-C or SIGTERM
     comes; where that file exists,
