@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou, roi_pool
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.claims import RULES, Evidence, LedgerError, Verdict, read_claims
 from benchmarks.claims.measure import EXACT, boxes, convolutions, evaluators, measure, operators
 from benchmarks.claims.measure.boxes import Boxes
@@ -243,3 +245,12 @@ def test_published_weights_are_judged_over_images() -> None:
         found = verdict("input-size", part, about("input-size", numbers, coco), level="F")
         assert (found.word, found.interval) == (word, tuple(ends))
     assert verdict("input-size", part, level="F").word == "cannot tell"
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["claims", "iou-edge", "--out", str(tmp_path)])
+    assert found.exit_code == 0
+    assert "claim.none.paper.iou-edge.json" in found.stdout.replace("\n", "")
+    wrong = CliRunner().invoke(app, ["claims", "iou-corner", "--out", str(tmp_path)])
+    assert wrong.exit_code == 2
+    assert "error: there is no claim iou-corner" in wrong.output
