@@ -395,13 +395,14 @@ def claims(
     ] = None,
     images: Annotated[int, typer.Option(help="Of each split that trained detectors see.")] = 300,
     anew: Annotated[bool, typer.Option("--anew", help="Measure also what is there.")] = False,
+    data_root: DataRoot = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the Records; default the committed ones.")] = None,
 ) -> None:
     """Measure what the ledger of claims needs besides trainings, tests and times; `python -m reports` judges."""
     with _sentences():
         from benchmarks.claims.measure import measure
 
-        for path in measure(ids or (), extra=checkpoint or (), images=images, anew=anew, out=out):
+        for path in measure(ids or (), extra=checkpoint or (), images=images, anew=anew, data_root=data_root, out=out):
             print(path)
 
 

@@ -23,7 +23,7 @@ from rich.table import Table
 from benchmarks.metrics import ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.data import GroundTruth, Results
 from benchmarks.metrics.switches import Protocol, average_precision_of, differing, parse_protocol
-from benchmarks.metrics.traits import apart, observed
+from benchmarks.metrics.traits import apart, made, observed
 from benchmarks.results import write_atomically
 
 __all__ = ["Explanation", "Step", "draw_waterfall", "explain", "print_explanation", "run_explain"]
@@ -181,6 +181,7 @@ def run_explain(
     if two is not None:
         with console.status("looking for what was done to the detections"):
             found = observed(truth, one, two)
+            left = apart(made(truth, one, found), two)
         free = {key: value for key, value in found.items() if getattr(protocols[1], key) == getattr(protocols[0], key)}
         protocols[1] = replace(protocols[1], **free)
     with Progress(console=console, transient=True) as progress:
@@ -196,7 +197,10 @@ def run_explain(
         )
     print_explanation(explanation, console)
     if two is not None:
-        console.print(f"{apart(one, two):,} detections stand in one file and not in the other.")
+        console.print(
+            f"{apart(one, two):,} detections stand in one file and not in the other; with what was found to be done to "
+            f"the first, {left:,} do."
+        )
     if plot is not None:
         write_atomically(plot, draw_waterfall(explanation))
         console.print(str(plot), soft_wrap=True)
@@ -251,6 +255,7 @@ def draw_waterfall(explanation: Explanation) -> bytes:
             xytext=(0, 3),
             textcoords="offset points",
         )
+        axes.plot([place - 0.3, place + 0.3], [100 * (bottom + height)] * 2, color=color, linewidth=1.5)
         if place < len(levels):
             axes.plot([place + 0.3, place + 0.7], [100 * levels[place]] * 2, color="#888888", linewidth=0.8)
     low, high = min(levels), max(levels)

@@ -101,8 +101,8 @@ def record_costs(folder: Path | None = None) -> list[Path]:
     jobs = [partial(cost_record, spec, next(iter(spec.golden.parameters), 20)) for spec in CATALOG.values()]
     for table in read_tables():
         for row in table.rows:
-            if row.detector and row.overrides:
-                spec = CATALOG[row.detector]
+            if row.network and row.overrides:
+                spec = CATALOG[row.network]
                 jobs.append(partial(cost_record, spec, table.classes, scale="other", overrides=row.overrides))
     for trained in read_records(COMMITTED):
         if trained.kind == "training":

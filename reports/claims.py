@@ -102,14 +102,13 @@ def _chapter(claims: Claims, letter: str, rulings: Sequence[Ruling]) -> Section:
                 one.level,
                 literal(": ".join(text for text in (one.part, one.words) if text)) or "no rule yet",
                 _word(verdict, one.level),
-                literal(verdict.figure),
-                _interval(verdict),
+                literal(verdict.figure) + _interval(verdict),
                 " ".join(_link(place, number) for number, place in enumerate(dict.fromkeys(verdict.rests_on), 1)),
                 literal(verdict.wanted),
             )
         )
         last = one.claim.id
-    titles = ("claim", "level", "rule", "verdict", "figure", "95 % interval", "rests on", "what would decide it")
+    titles = ("claim", "level", "rule", "verdict", "figure and 95 % interval", "rests on", "what would decide it")
     grid = Grid(tuple(Header(title, text=True) for title in titles), tuple(rows))
     title = f"{letter}. {claims.chapters[letter]}"
     return Section(title, f"claims-{letter.lower()}", (grid,))
@@ -125,7 +124,7 @@ def _word(verdict: Verdict, level: Level) -> str:
 
 
 def _interval(verdict: Verdict) -> str:
-    return "" if verdict.interval is None else f"{verdict.interval[0]:.2f} to {verdict.interval[1]:.2f}"
+    return "" if verdict.interval is None else f", {verdict.interval[0]:.2f} to {verdict.interval[1]:.2f}"
 
 
 def _link(place: str, number: int) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from benchmarks.papers import DASH, Column, Row, Table
 from reports.plots import Bars, bars
-from reports.reasons import is_papers_machine, why_not, why_not_small
+from reports.reasons import counts_for, is_papers_machine, why_not, why_not_small
 from reports.records import Entry, Shelf
 from reports.sections import Grid, Header, Notes, Plot, Section, costed, difference, literal, tested_on, timed_on
 from reports.structure import TITLES, agreement, structure_of
@@ -89,7 +89,7 @@ def _main(shelf: Shelf, table: Table, small: dict[str, Entry]) -> Grid:
     marks = [[notes.mark(literal(row.note))] if row.note else [] for row in table.rows]
     columns = [
         *((head, [literal(table.cell(row, head_of.key)) for row in table.rows]) for head, head_of in _heads(table)),
-        (Header("detector", "here", text=True), [linked(shelf, row.detector) for row in table.rows]),
+        (Header("detector", "here", text=True), [linked(shelf, row.network) for row in table.rows]),
         *_structures(shelf, table, notes, marks),
         *_joined(_figures(shelf, table, notes, marks)),
     ]
@@ -119,7 +119,7 @@ def _structures(shelf: Shelf, table: Table, notes: Notes, marks: list[list[str]]
     for key in table.beside:
         cells = []
         for row, found in zip(table.rows, marks, strict=True):
-            cost = shelf.paper_cost(row.detector, table.classes, row.overrides) if row.detector else None
+            cost = shelf.paper_cost(row.network, table.classes, row.overrides) if counts_for(row, key) else None
             if cost is None:
                 column = Column(key=key, title=TITLES[key], kind="structure", measures=key)
                 cells.append(_missing(notes, why_not(shelf, table, row, column)))

@@ -9,21 +9,24 @@ from benchmarks.papers import Column, Row, Table
 from benchmarks.results import Hardware
 from reports.records import Shelf
 
-__all__ = ["NOT_OURS", "is_papers_machine", "why_not", "why_not_small"]
+__all__ = ["NOT_OURS", "NOT_SO", "counts_for", "is_papers_machine", "why_not", "why_not_small"]
 
 NOT_OURS = "no detector of the catalog is this row"
+NOT_SO = "no Record of this network tested in this row's way"
 _KEPT = {"coco test-dev": "COCO", "voc 2012_test": "VOC"}
 """Test sets of which the annotations were never published, and whose server keeps them."""
 
 
 def why_not(shelf: Shelf, table: Table, row: Row, column: Column) -> str:
     """Why nothing was measured for this cell, in a clause."""
-    if row.detector is None:
+    if row.network is None:
         return NOT_OURS
+    if row.detector is None and (column.kind != "structure" or not counts_for(row, column.measures)):
+        return NOT_SO
     match column.kind:
-        case "metric":
+        case "metric" if row.detector:
             return _why_no_accuracy(shelf, row.detector, column)
-        case "speed":
+        case "speed" if row.detector:
             return _why_no_time(shelf, row.detector, table)
         case "structure":
             return "not counted yet: run `python -m benchmarks record-costs`"
@@ -33,7 +36,15 @@ def why_not(shelf: Shelf, table: Table, row: Row, column: Column) -> str:
 
 def why_not_small(row: Row) -> str:
     """Why there is no figure at the small size."""
-    return NOT_OURS if row.detector is None else "no training at the small size is recorded"
+    if row.detector is None:
+        return NOT_OURS if row.of is None else NOT_SO
+    return "no training at the small size is recorded"
+
+
+def counts_for(row: Row, key: str) -> bool:
+    """Whether what is counted of a network run once on an image is true of the row: tested otherwise, it has the same
+    parameters, and nothing else that is sure to be the same."""
+    return row.network is not None and (row.detector is not None or bool(row.overrides) or key == "parameters")
 
 
 def _why_no_accuracy(shelf: Shelf, detector: str, column: Column) -> str:

@@ -141,8 +141,8 @@ def front(shelf: Shelf) -> Section:
     ]
     if own:
         paragraphs.append(
-            f"**This page includes {own} Records of the reader's own machine**, marked *own machine*; the other "
-            f"{records - own} are the project's."
+            f"**This page includes {own} Record{'s' if own != 1 else ''} of the reader's own machine**, marked *own "
+            f"machine*; the other {records - own} are the project's."
         )
     return Section("Detectors, measured and compared with their papers", "top", tuple(paragraphs), level=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from benchmarks.papers import Row, Structure, Table
+from reports.reasons import counts_for
 from reports.records import NOT_MEASURED, Entry, Shelf
 from reports.sections import literal
 
@@ -33,14 +34,15 @@ def agreement(shelf: Shelf, table: Table) -> list[str]:
     for column in (column for column in table.columns if column.kind == "structure"):
         same, others = 0, []
         for row in table.rows:
-            cost = shelf.paper_cost(row.detector, table.classes, row.overrides) if row.detector else None
+            wanted = counts_for(row, column.measures)
+            cost = shelf.paper_cost(row.network, table.classes, row.overrides) if wanted else None
             if cost is None:
                 continue
             found = _counted(cost, column.measures)
             verdict = _verdict(found, table.cell(row, column.key), column.measures)
             same += verdict == _AS_PRINTED
             if verdict not in ("", _AS_PRINTED):
-                others.append(f"`{row.detector}` {found} for {literal(table.cell(row, column.key))}")
+                others.append(f"`{row.network}` {found} for {literal(table.cell(row, column.key))}")
         if same or others:
             rest = f"; not so: {', '.join(others)}" if others else ""
             sentences.append(f"Printed {column.title}, counted here: {same} of {same + len(others)} as printed{rest}.")

@@ -63,7 +63,7 @@ def _cells(path: Path, old: Sequence[str], new: Sequence[str], line: int) -> Ite
     if line >= min(len(old), len(new)):
         return
     should, heads = _split(new[line]), _heads(new, line)
-    if len(heads) != len(should) or len(_split(old[line])) != len(should):
+    if not should or len(heads) != len(should) or len(_split(old[line])) != len(should):
         return
     key = next((at for at, head in enumerate(heads) if head.rpartition(": ")[2] in _NAMES), 0)
     was = _counterpart(old, line, key, should[key])

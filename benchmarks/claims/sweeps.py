@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from benchmarks.claims.evidence import Evidence, Found
 from benchmarks.claims.ledger import Claim, Rule, Verdict
 from benchmarks.claims.pairs import judge_values
-from benchmarks.claims.verdicts import LEAST_SEEDS
+from benchmarks.claims.verdicts import LEAST_SEEDS, decide
 
 __all__ = ["RULES"]
 
@@ -129,6 +129,25 @@ def _crowd_threshold(_: Claim, found: Evidence) -> Verdict:
     return judge_values(values, "best IoU threshold, crowd less sparse, in hundredths, ssd300_vgg16", rests_on=places)
 
 
+def _published(name: str, words: str, part: str) -> Rule:
+    """The rule on weights as they were published, where what is drawn again is the images: 0.3 points matter."""
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        own = found.measured("input-size", data="coco val2017")
+        if not own:
+            return Verdict("cannot tell", wanted="COCO's images and `python -m benchmarks claims input-size`")
+        one = own[0]
+        low, high = one.record.metrics["gains"][name]["interval"]
+        word = decide(low, high, matters=0.3)
+        size = one.record.dataset
+        figure = f"{name} from 224 to 416 pixels: {one.number('gains', name, 'gain'):+.1f}, {one.record.detector}, "
+        figure += f"{size.images if size else 0} images"
+        wanted = "more images" if word == "cannot tell" else ""
+        return Verdict(word, figure, (low, high), (one.place,), wanted)
+
+    return Rule("input-size", "F", words, judge, part)
+
+
 _CENTER, _HERE = "centernet511_hg52", "over 0 in every seed and in its interval"
 
 RULES: tuple[Rule, ...] = (
@@ -164,6 +183,9 @@ RULES: tuple[Rule, ...] = (
            _recall_of_missed, "recall", part="with 20 proposals", limit=30.0),
     _swept("proposal-recall-cap", "faster_rcnn_vgg16", "final recall rises with that of the proposals (Spearman)",
            _recall_follows, "rank agreement in hundredths", part="5 to 100 proposals", limit=90.0),
+    _published("AP", "the interval over the images is over 0", "one set of weights, AP"),
+    _published("AP_S", "the interval over the images is over 0", "one set of weights, small objects"),
+    _published("AP_S - AP_L", "small objects gain more than large ones", "one set of weights, small over large"),
     Rule("nms-crowd", "S", "the best threshold is higher on the crowd than on the sparse scene", _crowd_threshold,
          "best threshold"),
     *(

@@ -19,7 +19,7 @@ from benchmarks.metrics.data import GroundTruth, Results
 from benchmarks.metrics.filters import first_of_equals, largest_overlap, ranks
 from benchmarks.metrics.switches import Protocol, filtered
 
-__all__ = ["apart", "observed"]
+__all__ = ["apart", "made", "observed"]
 
 _NOTHING = Protocol(max_detections=None)
 _MOST_DECIMALS = 6
@@ -32,7 +32,7 @@ def observed(truth: GroundTruth, first: Results, second: Results) -> dict[str, A
         return {}
 
     def distance(found: dict[str, Any]) -> int:
-        return apart(filtered(truth, first, replace(_NOTHING, **found))[1], second)
+        return apart(made(truth, first, found), second)
 
     found = {factor: values[0] for factor, values in choices.items()}
     for factor, values in choices.items():
@@ -40,6 +40,11 @@ def observed(truth: GroundTruth, first: Results, second: Results) -> dict[str, A
         distances = [distance({**found, factor: value}) for value in options]
         found[factor] = options[int(np.argmin(distances))]
     return {factor: value for factor, value in found.items() if value != getattr(_NOTHING, factor)}
+
+
+def made(truth: GroundTruth, results: Results, found: dict[str, Any]) -> Results:
+    """The detections after what `observed` found."""
+    return filtered(truth, results, replace(_NOTHING, **found))[1]
 
 
 def apart(first: Results, second: Results) -> int:

@@ -78,14 +78,27 @@ class Row(_Frozen):
     Attributes:
         cells: One string a column, digits and all; `–` where the paper prints no figure.
         detector: Catalog name of what implements the row, or None.
+        of: Catalog name of the network of a row without `detector`: one that the row tests in another way than its own.
         overrides: Constructor arguments where the row's network is another than the catalog's.
         note: What a reader must know, such as an error of the scan that was transcribed.
     """
 
     cells: tuple[str, ...]
     detector: str | None = None
+    of: str | None = None
     overrides: dict[str, Any] = {}
     note: str = ""
+
+    @model_validator(mode="after")
+    def _one_name(self) -> Row:
+        if self.detector and self.of:
+            raise ValueError(f"detector {self.detector} and of {self.of}: name one")
+        return self
+
+    @property
+    def network(self) -> str | None:
+        """Catalog name of what is built for the row, however it is tested."""
+        return self.detector or self.of
 
 
 class Table(_Frozen):

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.beside import Contender, compare_latency, contender, print_beside
 from benchmarks.datasets import Dataset, open_dataset
+from benchmarks.metrics.intervals import ratio_of_medians
 from benchmarks.proposals import Memory
 from benchmarks.results import Record
 from ops.images import Batch, stack, warp

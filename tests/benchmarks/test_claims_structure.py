@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import box_iou, roi_pool
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app
 from benchmarks.claims import RULES, Evidence, LedgerError, Verdict, read_claims
 from benchmarks.claims.measure import EXACT, boxes, convolutions, evaluators, measure, operators
 from benchmarks.claims.measure.boxes import Boxes
@@ -169,7 +171,12 @@ def test_crowding_by_hand() -> None:
     """The pair's IoU is 35 / 45 = 0.778, so that suppression at 0.5 of true boxes loses one of five."""
     found = boxes.crowding(toy())
     assert found == {"objects": 5, "over_0.45": 2 / 5, "over_0.5": 2 / 5, "over_0.7": 2 / 5, "lost_at_0.5": 1 / 5}
-    assert verdict("nms-crowd", "true boxes, voc 2007_test", about("nms-crowd", found, TOY), level="F").word == "holds"
+    part = "true boxes, voc 2007_test"
+    assert verdict("nms-crowd", part, about("nms-crowd", found, TOY), level="F").word == "holds"
+    kept = {**found, "lost_at_0.5": 0.01}
+    assert verdict("nms-crowd", part, about("nms-crowd", kept, TOY), level="F").word == "fails"
+    sparse = {**kept, "over_0.45": 0.02}
+    assert verdict("nms-crowd", part, about("nms-crowd", sparse, TOY), level="F").word == "cannot tell"
 
 
 def test_coverage_against_loops() -> None:
@@ -228,3 +235,22 @@ def test_what_cannot_be_measured_is_refused() -> None:
         measure(["fps-40"])
     with pytest.raises(LedgerError, match="at least one image"):
         measure(images=0)
+
+
+def test_published_weights_are_judged_over_images() -> None:
+    coco = DatasetId(name="coco", split="val2017", fingerprint="c" * 64, images=197, objects=9)
+    part = "one set of weights, small objects"
+    for ends, word in (([0.1, 2.0], "holds"), ([-0.5, 0.2], "fails"), ([-0.5, 0.4], "cannot tell")):
+        numbers = {"gains": {"AP_S": {"gain": 0.3, "interval": ends}}}
+        found = verdict("input-size", part, about("input-size", numbers, coco), level="F")
+        assert (found.word, found.interval) == (word, tuple(ends))
+    assert verdict("input-size", part, level="F").word == "cannot tell"
+
+
+def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["claims", "iou-edge", "--out", str(tmp_path)])
+    assert found.exit_code == 0
+    assert "claim.none.paper.iou-edge.json" in found.stdout.replace("\n", "")
+    wrong = CliRunner().invoke(app, ["claims", "iou-corner", "--out", str(tmp_path)])
+    assert wrong.exit_code == 2
+    assert "error: there is no claim iou-corner" in wrong.output

@@ -317,6 +317,7 @@ def test_command(tmp_path: Path) -> None:
     assert written["steps"][-1]["effect"] == 0
     assert Path(plot).read_bytes().startswith(b"\x89PNG")
     assert "other differences" in run.output
+    assert "the first, 0 do." in " ".join(run.output.split())
     same = CliRunner().invoke(app, ["explain", one, "--gt", gt])
     assert same.exit_code == 2
     (tmp_path / "ids.txt").write_text("1\n2\n3\n99\n")

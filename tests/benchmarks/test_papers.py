@@ -94,7 +94,7 @@ def test_centernet_figures_obey_the_arithmetic_of_their_definition() -> None:
 def test_detectors_are_in_the_catalog(table: Table) -> None:
     from zoo import CATALOG
 
-    unknown = {row.detector for row in table.rows if row.detector} - set(CATALOG)
+    unknown = {row.network for row in table.rows if row.network} - set(CATALOG)
     assert not unknown, f"{table.id}: {sorted(unknown)} are in no row of the catalog"
 
 
@@ -116,6 +116,7 @@ def test_a_table_that_does_not_hold_together_is_refused() -> None:
         ({"columns": [columns[0], columns[1] | {"kind": "number"}, *columns[2:]]}, "only a metric, a structure or"),
         ({"columns": [columns[0], columns[1] | {"kind": "structure"}, *columns[2:]]}, "a structure measures one of"),
         ({"columns": [columns[0], columns[1] | {"kind": "speed"}, *columns[2:]]}, "a speed measures one of"),
+        ({"rows": [rows[0] | {"of": "cornernet511_hg52"}, *rows[1:]]}, "name one"),
         ({"surprise": 1}, "Extra inputs"),
         ({"link": "arxiv"}, "String should match"),
     ]

@@ -48,6 +48,8 @@ def test_the_same_passes_and_a_loss_fails() -> None:
     same = judged(ROWS)
     assert (same.outcome, same.difference, same.low, same.high) == ("PASS", 0, 0, 0)
     assert judged(ROWS, margin=0.0).outcome == "PASS"
+    rounded = judge(REFERENCE, REFERENCE, (VALUE, VALUE + 1e-16), margin=0.0, draws=100, power=False)
+    assert (rounded.outcome, "risen" in str(rounded)) == ("PASS", False)
     lost = judged(blurred(ROWS, 0.3, 1))
     assert lost.outcome == "FAIL"
     assert lost.high < 0

@@ -217,7 +217,7 @@ def test_structure_stands_beside_the_printed_structure(pages: dict[str, str]) ->
     assert row["here: detector"] == "[`ssd300_vgg16`](detectors/ssd300_vgg16.md)"
     assert by_method["DSOD300"]["here: detector"] == "`dsod300`", "no catalog has it, so it has no page"
     assert by_method["SSD512\\*"]["here: boxes"] == "24,560 (4 fewer)"
-    assert by_method["RefineDet320+"]["here: detector"] == "none"
+    assert by_method["RefineDet320+"]["here: detector"] == "`refinedet320_vgg16`"
     assert by_method["RefineDet320+"]["here: boxes"].startswith("– ")
     # What a two-stage detector proposes is what the paper calls its boxes, and not its anchors.
     assert "counted here: 2 of 3 as printed; not so: `ssd512_vgg16` 24,560 for 24564." in text

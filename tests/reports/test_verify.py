@@ -147,6 +147,8 @@ def test_rows_that_change_places_are_held_against_themselves(tmp_path: Path) -> 
     assert "row 'b', column 'AP':\n  there is   7\n  should be  2" in sentence
     (tmp_path / "p.md").write_text(page.replace("| 2 | b | 2 |\n| 3 | c | 1 |", "| 3 | c | 1 |\n| 2 | b | 2 |"))
     assert "line 6 is stale:\n" in stale({"p.md": page}, tmp_path)[0], "the order alone"
+    (tmp_path / "p.md").write_text(page.replace("# T", "# U"))
+    assert "line 1 is stale:\n  there is   # U" in stale({"p.md": page}, tmp_path)[0]
 
 
 TRUTH = {

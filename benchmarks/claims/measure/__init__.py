@@ -16,8 +16,8 @@ from typing import Any, Literal
 from rich.console import Console
 
 from benchmarks.claims.ledger import LedgerError, read_claims
-from benchmarks.claims.measure import boxes, convolutions, counts, evaluators, keypoints, networks, operators
-from benchmarks.datasets import Dataset, open_dataset
+from benchmarks.claims.measure import boxes, convolutions, counts, evaluators, keypoints, networks, operators, published
+from benchmarks.datasets import Dataset, DatasetError, open_dataset
 from benchmarks.evaluate import Subject, dataset_id, load_subject
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, DatasetId, Record, Weights
@@ -91,6 +91,10 @@ SWEEPS: tuple[Sweep, ...] = (
 )
 
 
+_PUBLISHED = ("input-size", "yolo-fastest-1.1-xl")
+"""Claim, and the published network that is run at several inputs."""
+
+
 @dataclass(frozen=True)
 class _Job:
     """One Record to be written: its name, the folder, and how."""
@@ -107,6 +111,7 @@ def measure(
     extra: Sequence[Path] = (),
     images: int = 300,
     anew: bool = False,
+    data_root: Path | None = None,
     out: Path | None = None,
 ) -> list[Path]:
     """Measure what is missing and write a Record each.
@@ -116,6 +121,7 @@ def measure(
         extra: Further checkpoints of the small detectors, such as of other seeds.
         images: Of each split that trained detectors see, the first ones.
         anew: Measure also what is there.
+        data_root: Where COCO's photographs lie, as for `open_dataset`.
         out: Where Records go; by default the committed ones that depend on no machine.
 
     Returns:
@@ -124,7 +130,7 @@ def measure(
     Raises:
         LedgerError: A claim is unknown, nothing is measured for it, or there are no images to see.
     """
-    known = {*EXACT, *BOXES, *(sweep.claim for sweep in SWEEPS)}
+    known = {*EXACT, *BOXES, *(sweep.claim for sweep in SWEEPS), _PUBLISHED[0]}
     for claim in claims:
         if claim not in {one.id for one in read_claims().claims}:
             raise LedgerError(f"there is no claim {claim}; benchmarks/claims/claims.toml lists them")
@@ -136,18 +142,24 @@ def measure(
         raise LedgerError(f"--images {images}: trained detectors must see at least one image")
     written = []
     console = Console(stderr=True)
-    jobs = [job for job in _jobs(claims, extra, images, out) if anew or not (job.folder / f"{job.name}.json").exists()]
+    jobs = [
+        job
+        for job in _jobs(claims, extra, images, data_root, out)
+        if anew or not (job.folder / f"{job.name}.json").exists()
+    ]
     for number, job in enumerate(jobs, 1):
         console.print(f"{number} of {len(jobs)}: {job.title}")
         record = job.make()
         if record is None:
-            print(f"{job.title}: the data are not there; set DETECTOR_ZOO_DATA", file=sys.stderr)
+            print(f"{job.title}: data or weights are not there; set DETECTOR_ZOO_DATA and _WEIGHTS", file=sys.stderr)
             continue
         written.append(record.write(job.folder))
     return written
 
 
-def _jobs(claims: Sequence[str], extra: Sequence[Path], images: int, out: Path | None) -> Iterator[_Job]:
+def _jobs(
+    claims: Sequence[str], extra: Sequence[Path], images: int, data_root: Path | None, out: Path | None
+) -> Iterator[_Job]:
     anywhere = out or COMMITTED / "any"
     for claim, run in EXACT.items():
         if not claims or claim in claims:
@@ -165,6 +177,12 @@ def _jobs(claims: Sequence[str], extra: Sequence[Path], images: int, out: Path |
                     name = _swept_name(sweep.claim, subject, split)
                     title = f"{sweep.claim}, {path.name}, shapes {split}"
                     yield _Job(title, anywhere, partial(_swept, sweep, subject, split, images), name)
+
+    claim, name = _PUBLISHED
+    if not claims or claim in claims:
+        about = DatasetId(name="coco", split="val2017", fingerprint="", images=0, objects=0)
+        there = Record(**_base(claim), detector=name, num_classes=80, dataset=about).name
+        yield _Job(f"{claim}, {name}, coco val2017", anywhere, partial(_published, data_root), there)
 
 
 def _checkpoints(detectors: Sequence[str], extra: Sequence[Path]) -> list[Path]:
@@ -207,6 +225,17 @@ def _about(claim: str, subject: Subject) -> dict[str, Any]:
 def _swept_name(claim: str, subject: Subject, split: str) -> str:
     about = DatasetId(name="shapes", split=split, fingerprint="", images=0, objects=0)
     return Record(**_about(claim, subject), dataset=about).name
+
+
+def _published(data_root: Path | None) -> Record | None:
+    claim, name = _PUBLISHED
+    try:
+        dataset = open_dataset("coco", "val2017", data_root)
+        subject = load_subject(name, checkpoints.find(name, "coco"), 80)
+    except (DatasetError, checkpoints.CheckpointError):
+        return None
+    about = {**_about(claim, subject), "scale": "paper", "overrides": {}}
+    return Record(**about, dataset=dataset_id(dataset), metrics=published.input_sizes(subject, dataset))
 
 
 def _swept(sweep: Sweep, subject: Subject, split: str, images: int) -> Record:
