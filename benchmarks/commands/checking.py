@@ -1,0 +1,72 @@
+"""Commands that check the evaluator itself: how fast, and how often right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.commands.common import emit, sentences
+
+__all__ = ["app", "coverage", "gate_rates", "score_speed"]
+
+app = typer.Typer()
+
+
+@app.command("score-speed")
+def score_speed(
+    images: Annotated[str, typer.Option(help="Sizes of the generated sets, with commas.")] = "1250,2500,5000",
+    rounds: Annotated[int, typer.Option(help="Runs of each side, by turns.")] = 3,
+    hotcoco: Annotated[Path | None, typer.Option(help="A Python that has hotcoco, to time `compare` too.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the times to this file.")] = None,
+) -> None:
+    """Time and memory of `score`, with and without intervals, beside pycocotools (some minutes)."""
+    with sentences():
+        from rich.console import Console
+
+        from benchmarks.speed import measure, print_speed
+
+        with Console(stderr=True).status("starting") as status:
+            found = measure([int(count) for count in images.split(",")], rounds, hotcoco, status.update)
+        print_speed(found)
+        if output is not None:
+            emit(found, str(output))
+
+
+@app.command("gate-rates")
+def gate_rates(
+    sets: Annotated[int, typer.Option(help="Sets of images that are made up.")] = 200,
+    images: Annotated[int, typer.Option(help="Of a set.")] = 300,
+    margin: Annotated[float, typer.Option(help="Points of loss that are of no account.")] = 0.5,
+    draws: Annotated[int, typer.Option(help="Resamples a judgement.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")] = None,
+) -> None:
+    """How often the gate is wrong about made-up detectors of which the truth is known (some minutes)."""
+    with sentences():
+        from benchmarks.gate_rates import as_json, error_rates, print_rates
+
+        found = error_rates(sets, images, margin=margin, draws=draws, seed=seed)
+        print_rates(found)
+        if output is not None:
+            emit(as_json(found), str(output))
+
+
+@app.command()
+def coverage(
+    images: Annotated[int, typer.Option(help="Of a set.")] = 300,
+    sets: Annotated[int, typer.Option(help="How many sets are drawn.")] = 400,
+    draws: Annotated[int, typer.Option(help="Resamples a set.")] = 400,
+    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")] = None,
+) -> None:
+    """How often intervals hold the score of a population that is known (a minute or two)."""
+    with sentences():
+        from benchmarks.coverage import as_json, cover, print_coverage
+        from benchmarks.results import to_json, write_atomically
+
+        found = cover(images, sets, draws, seed)
+        print_coverage(found)
+        if output is not None:
+            write_atomically(output, to_json(as_json(found)))

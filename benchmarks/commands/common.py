@@ -1,0 +1,108 @@
+"""What the commands share: options of one name and one meaning, and errors as sentences.
+
+Modules that need torch are imported by the command that needs them: `score` starts in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from benchmarks.evaluate import Subject
+
+__all__ = [
+    "DataRoot",
+    "DatasetName",
+    "DetectorName",
+    "Device",
+    "Evaluated",
+    "Out",
+    "Settings",
+    "Split",
+    "Threads",
+    "WeightsFile",
+    "emit",
+    "sentences",
+    "settings_of",
+    "subject_of",
+]
+
+DetectorName = Annotated[str, typer.Argument(help="A name of the catalog; see `list`.")]
+Evaluated = Annotated[
+    str,
+    typer.Argument(
+        help="A name of the catalog, one that `weights` shows, or the path of a .cfg or .prototxt (--weights)."
+    ),
+]
+DatasetName = Annotated[str, typer.Option("--dataset", help="shapes, bccd, voc or coco.")]
+Split = Annotated[str | None, typer.Option(help="Such as test or 2007_test; by default the benchmark's.")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="The data as unpacked: a folder with VOCdevkit/, or with images/ and annotations/.")
+]
+WeightsFile = Annotated[
+    Path | None, typer.Option("--weights", help="Checkpoint; by default the one that ships for the dataset.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+Threads = Annotated[int | None, typer.Option(help="Threads of torch on the CPU.")]
+Out = Annotated[Path, typer.Option(help="Folder to write to.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Constructor argument, such as size=256; may be repeated.")
+]
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Errors that a user can mend as one line and exit status 2; Ctrl-C as one line and 130."""
+    try:
+        yield
+    except (ValueError, KeyError, OSError, RuntimeError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        print(f"stopped; to go on: python -m benchmarks {' '.join(sys.argv[1:])}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def settings_of(pairs: list[str] | None) -> dict[str, Any]:
+    """Constructor arguments from `name=value`; values are JSON, or else text."""
+    settings = {}
+    for pair in pairs or []:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--set {pair}: write name=value")
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            value = text
+        settings[name] = tuple(value) if isinstance(value, list) else value
+    return settings
+
+
+def subject_of(
+    detector: str, dataset_name: str, weights: Path | None, classes: int, settings: list[str] | None
+) -> Subject:
+    """A detector with its weights: those given, or those that ship for the data set."""
+    from benchmarks.evaluate import load_subject
+    from zoo import checkpoints
+
+    if weights is None and detector.endswith((".cfg", ".prototxt")):
+        raise ValueError(f"{detector}: a cfg or prototxt holds no weights; give its file by --weights")
+    return load_subject(detector, weights or checkpoints.find(detector, dataset_name), classes, settings_of(settings))
+
+
+def emit(value: Any, target: str) -> None:
+    """Write JSON to a file, or to the standard output for `-`."""
+    from benchmarks.results import to_json, write_atomically
+
+    if target == "-":
+        sys.stdout.write(to_json(value))
+    else:
+        write_atomically(Path(target), to_json(value))

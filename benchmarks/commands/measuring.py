@@ -1,0 +1,268 @@
+"""Commands that run detectors on images: evaluate, predict, time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks.commands.common import (
+    DataRoot,
+    DatasetName,
+    Device,
+    Evaluated,
+    Out,
+    Settings,
+    Split,
+    Threads,
+    WeightsFile,
+    sentences,
+    subject_of,
+)
+
+__all__ = ["against_torchvision", "app", "compare_latency", "evaluate", "gallery", "latency", "predict"]
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    detector: Evaluated,
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    threads: Threads = None,
+    batch: Annotated[int, typer.Option(help="Images a step; more than 1 can change numbers in the last digits.")] = 1,
+    multi_scale: Annotated[
+        str | None,
+        typer.Option(
+            help="Several sizes, mirrored too: relative, enlarged, refinedet320_voc, ..., refinedet512_coco; for "
+            "detectors of corners cornernet and centernet, keypoint_flip (their own way) and keypoint_single."
+        ),
+    ] = None,
+    soft_nms: Annotated[
+        str | None, typer.Option(help="linear or gaussian: lower the scores of duplicates instead of removing them.")
+    ] = None,
+    soft_nms_sigma: Annotated[float, typer.Option(help="Of the Gaussian.")] = 0.5,
+    soft_nms_iou: Annotated[float, typer.Option(help="Overlap from which the linear kind lowers.")] = 0.3,
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="Error analysis of detectors of corners: tell them the true centers, heatmaps or heatmaps_and_offsets."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this class, on the images that have it; may be repeated."),
+    ] = None,
+    misses: Annotated[
+        bool,
+        typer.Option("--misses", help="Miss rates against false positives; detectors of windows state them anyhow."),
+    ] = False,
+    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+) -> None:
+    """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
+    with sentences():
+        import torch
+
+        from benchmarks.datasets import open_dataset
+        from benchmarks.evaluate import evaluate as run
+        from benchmarks.score import print_scores
+        from ops.nms import Suppression
+
+        softly = None
+        if soft_nms is not None:
+            softly = Suppression(soft_nms, sigma=soft_nms_sigma, iou=soft_nms_iou)  # type: ignore[arg-type]
+        if threads is not None:
+            torch.set_num_threads(threads)
+        images = open_dataset(dataset, split, data_root)
+        images = images.only(only) if only else images
+        subject = subject_of(detector, dataset, weights, len(images.class_names), settings)
+        record = run(
+            subject,
+            images,
+            device=device,
+            batch=batch,
+            multi_scale=multi_scale,
+            soft_nms=softly,
+            known=truth,  # type: ignore[arg-type]
+            misses=misses,
+            note=note,
+            out=out,
+        )
+        print_scores(record.metrics)
+
+
+@app.command()
+def predict(
+    detector: Evaluated,
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    out: Out,
+    dataset: Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")] = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    classes: Annotated[int, typer.Option(help="Classes of weights that do not say.")] = 80,
+    class_names: Annotated[
+        Path | None, typer.Option("--names", help="Text file that names a class a line, instead of --dataset.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Lowest score that is drawn.")] = 0.3,
+    device: Device = "cpu",
+) -> None:
+    """Draw what a detector sees in image files."""
+    with sentences():
+        from benchmarks.datasets import open_dataset
+        from benchmarks.drawing import predict_files
+        from benchmarks.evaluate import category_of_label
+
+        subject = subject_of(detector, dataset, weights, classes, settings)
+        if class_names is not None:
+            names: tuple[str, ...] = tuple(class_names.read_text(encoding="utf-8").splitlines())
+            if len(names) != subject.model.num_classes:
+                raise ValueError(f"{class_names}: {len(names)} lines for {subject.model.num_classes} classes")
+        elif subject.class_names is not None:
+            names = subject.class_names
+        else:
+            data = open_dataset(dataset, split, data_root)
+            known = dict(zip(data.category_ids, data.class_names, strict=True))
+            ids = category_of_label(data, subject.model.num_classes)
+            names = tuple(known.get(identity or 0, "-") for identity in ids)
+        for path in predict_files(subject, images, out, class_names=names, threshold=threshold, device=device):
+            print(path)
+
+
+@app.command()
+def gallery(
+    detectors: Annotated[
+        list[str], typer.Argument(help="Detectors with weights for the dataset, shipped or published.")
+    ],
+    out: Annotated[Path, typer.Option(help="PNG file.")] = Path("reports/detections.png"),
+    dataset: DatasetName = "shapes",
+    data_root: DataRoot = None,
+    images: Annotated[str, typer.Option(help="Indices in the test split, with commas.")] = "3,5,11",
+) -> None:
+    """Draw a sheet: the truth, and beside it what each detector sees."""
+    with sentences():
+        from torchvision.io import write_png
+
+        from benchmarks.datasets import open_dataset
+        from benchmarks.drawing import gallery as run
+        from benchmarks.results import write_atomically
+
+        data = open_dataset(dataset, None, data_root)
+        subjects = [subject_of(name, dataset, None, len(data.class_names), None) for name in detectors]
+        chosen = [int(index) for index in images.split(",")]
+        write_png(run(subjects, data, chosen), str(out), compression_level=9)
+        about = {"dataset": data.name, "split": data.split, "images": chosen, "detectors": detectors}
+        lines = [f"# Of what `{out.name}` is, written with it by `python -m benchmarks gallery`."]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in about.items()]
+        write_atomically(out.with_suffix(".toml"), "\n".join(lines) + "\n")
+        print(out)
+
+
+@app.command()
+def latency(
+    detector: Evaluated,
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    images: Annotated[int, typer.Option(help="Images to time after warm-up.")] = 100,
+) -> None:
+    """Time preprocess, network and postprocess on real images, batch 1, and write a Record with the raw samples."""
+    with sentences():
+        from benchmarks.datasets import open_dataset
+        from benchmarks.recording import latency_record, print_latency
+
+        data = open_dataset(dataset, split, data_root)
+        subject = subject_of(detector, dataset, weights, len(data.class_names), settings)
+        record = latency_record(subject, data, device=device, threads=threads, images=images)
+        print_latency(record)
+        print(record.write(out))
+
+
+@app.command("compare-latency")
+def compare_latency(
+    detectors: Annotated[
+        list[str], typer.Argument(help="Two or more, NAME or NAME=CHECKPOINT; the last is what the others are set by.")
+    ],
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights at the paper's size instead of checkpoints.")
+    ] = False,
+    small: Annotated[bool, typer.Option("--small", help="With --random: the small size.")] = False,
+    images: Annotated[int, typer.Option(help="Images to time.")] = 20,
+    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    device: Device = "cpu",
+    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+) -> None:
+    """Time detectors side by side, image by image, by stage; proposals are computed each time. Writes a Record."""
+    with sentences():
+        from benchmarks import beside
+        from benchmarks.datasets import open_dataset
+
+        data = open_dataset(dataset, split, data_root)
+        found = [beside.contender(text, data, random=random, small=small, seed=seed) for text in detectors]
+        record = beside.compare_latency(
+            found, data, images=images, rounds=rounds, threads=threads, device=device, note=note
+        )
+        beside.print_beside(record)
+        print(record.write(out))
+
+
+@app.command("against-torchvision")
+def against_torchvision(
+    out: Out,
+    detectors: Annotated[
+        list[str] | None, typer.Argument(help="Detectors that torchvision has too; by default all of them.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Take its images; by default images are generated.")] = None,
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="torchvision's checkpoint of one detector; by default weights are random.")
+    ] = None,
+    short: Annotated[
+        int | None, typer.Option(help="Shorter side of the input, where images are resized by it.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images to time.")] = 20,
+    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    device: Device = "cpu",
+    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+) -> None:
+    """Time ours and torchvision's, same weights and images turn by turn, and write a Record of each pair."""
+    with sentences():
+        from benchmarks import against
+        from benchmarks.datasets import open_dataset
+
+        names = detectors or list(against.OPPONENTS)
+        if weights is not None and len(names) > 1:
+            raise ValueError(f"{weights}: belongs to one detector; name it")
+        data = against.generated_images(images) if dataset is None else open_dataset(dataset, split, data_root)
+        examples = [] if dataset is None else [data[i][0] for i in range(min(2, images, len(data)))]
+        records = []
+        for name in names:
+            pair = against.pair_up(name, short=short, weights=weights, seed=seed, examples=examples)
+            records.append(
+                against.compare(pair, data, count=images, rounds=rounds, threads=threads, device=device, note=note)
+            )
+            print(records[-1].write(out))
+        against.print_comparison(records)
