@@ -222,7 +222,7 @@ def fit_by_gradient(
     amp: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Train `model` in place and return `{"steps", "seconds", "losses", "course"}`; averaged weights, if any, end in it.
+    """Train `model` in place and return `{"steps", "seconds", "losses", "course"}`; averaged weights end in it.
 
     The state goes to `out/state.pt` every `checkpoint_every` steps and when Ctrl-C is pressed; where that file exists,
     training goes on from it. The losses of every 50th step go to `out/losses.jsonl`.
