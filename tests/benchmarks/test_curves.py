@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.descent import _course
 from benchmarks.metrics import accumulate, load_detections, load_ground_truth, match, precision_curves, score
 from benchmarks.recording import cost_record
-from benchmarks.train import _course
 from zoo import CATALOG
 
 
