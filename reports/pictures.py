@@ -114,7 +114,7 @@ def _courses(shelf: Shelf, small: Sequence[Entry]) -> Section | None:
     for entry in small:
         training = shelf.training(entry)
         course: Any = None if training is None else training.record.metrics.get("course")
-        if not course or training is None:
+        if not course or training is None or (training.record.recipe or {}).get("stages"):
             continue
         try:
             steps = [float(step) for step, _ in course]
@@ -133,7 +133,10 @@ def _courses(shelf: Shelf, small: Sequence[Entry]) -> Section | None:
     ]
     title = f"Loss along the training, small detectors on {_TEST.partition(' ')[0]}"
     svg = curves([("training loss", drawn)], title=title, x_title="step", y_title="percent of the first")
-    caption = f"Mean of {_SMOOTH} logged steps. Losses of different detectors are different sums: compare shapes alone."
+    caption = (
+        f"Mean of {_SMOOTH} logged steps. Losses of different detectors are different sums: compare shapes alone. "
+        "Trainings in stages, of which each has other losses, are left out."
+    )
     return Section("How they learn", "courses", (Plot(svg, caption),))
 
 

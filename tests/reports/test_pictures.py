@@ -68,6 +68,8 @@ def test_courses_of_trainings() -> None:
     training = record("training", metrics={"steps": 100, "course": [[0, 8.0], [50, 4.0], [100, 2.0]]})
     text = svg(drawn(accuracy("ssd300_vgg16", 0.3, "one-stage"), training)["courses"])
     assert "percent of the first" in text
+    in_stages = training.model_copy(update={"recipe": {"stages": [2, 1]}})
+    assert "courses" not in drawn(accuracy("ssd300_vgg16", 0.3, "one-stage"), in_stages), "each stage has other losses"
     broken = record("training", metrics={"course": [[0, 0.0], [50, 4.0]]})
     with pytest.raises(ReportError, match=r"metrics\.course"):
         drawn(accuracy("ssd300_vgg16", 0.3, "one-stage"), broken)
