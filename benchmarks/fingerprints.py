@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.provenance import versions
 from benchmarks.results import write_atomically
+from benchmarks.stages import leaves
 from ops.nms import watching
 from zoo.detector import Detector
 
@@ -228,23 +229,14 @@ def _without(outputs: Any) -> Any:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """Every number in an answer, however it is wrapped."""
-    if isinstance(value, Tensor):
-        yield value.detach().cpu().clone()
-    elif isinstance(value, np.ndarray):
-        if value.dtype != object:
-            yield torch.from_numpy(np.ascontiguousarray(value)).clone()
-    elif isinstance(value, bool | int | float):
-        yield torch.tensor(value, dtype=torch.float64)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _tensors(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _tensors(part)
-    elif is_dataclass(value):
-        for entry in fields(value):
-            yield from _tensors(getattr(value, entry.name))
+    """Every number in an answer."""
+    for leaf in leaves(value):
+        if isinstance(leaf, Tensor):
+            yield leaf.detach().cpu().clone()
+        elif isinstance(leaf, np.ndarray) and leaf.dtype != object:
+            yield torch.from_numpy(np.ascontiguousarray(leaf)).clone()
+        elif isinstance(leaf, bool | int | float):
+            yield torch.tensor(leaf, dtype=torch.float64)
 
 
 def _stage(tensors: list[Tensor]) -> Stage:

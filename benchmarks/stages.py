@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["MOST", "Call", "stages", "watched"]
+__all__ = ["MOST", "Call", "leaves", "stages", "watched"]
 
 MOST = 25
 """Most rows of a table of stages: what a page holds at a glance."""
@@ -68,19 +68,22 @@ def watched(model: nn.Module, macs: Callable[[], int]) -> Iterator[dict[str, Cal
             handle.remove()
 
 
-def _shapes(value: Any) -> Iterator[list[int]]:
-    """Shapes of the tensors in an answer, however it is wrapped."""
-    if isinstance(value, torch.Tensor):
-        yield list(value.shape)
-    elif isinstance(value, Mapping):
-        for part in value.values():
-            yield from _shapes(part)
-    elif isinstance(value, list | tuple):
-        for part in value:
-            yield from _shapes(part)
+def leaves(value: Any) -> Iterator[Any]:
+    """What an answer is made of, however it is wrapped: tensors, arrays, numbers."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
     elif is_dataclass(value):
-        for entry in fields(value):
-            yield from _shapes(getattr(value, entry.name))
+        value = [getattr(value, entry.name) for entry in fields(value)]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
+def _shapes(value: Any) -> Iterator[list[int]]:
+    """Of the tensors in an answer."""
+    return (list(leaf.shape) for leaf in leaves(value) if isinstance(leaf, torch.Tensor))
 
 
 def stages(model: nn.Module, seen: Mapping[str, Call], most: int = MOST) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from scipy.stats import norm, t
 
@@ -26,15 +26,7 @@ Word = Literal[
     "print error",
     "not measured",
 ]
-WORDS: tuple[Word, ...] = (
-    "holds",
-    "holds, but too small to matter",
-    "fails",
-    "equal",
-    "cannot tell",
-    "print error",
-    "not measured",
-)
+WORDS: tuple[Word, ...] = get_args(Word)
 
 LEAST_SEEDS = 3
 """Fewer trainings than this decide nothing."""

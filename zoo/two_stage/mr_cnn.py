@@ -23,9 +23,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import batched_nms, box_iou, roi_pool
+from torchvision.ops import box_iou, roi_pool
 
 from ops.images import Batch
+from ops.nms import suppress
 from ops.rings import ring_pool
 from ops.structures import Detections, Target
 from zoo.backbones.small import SMALL_RECIPE
@@ -198,13 +199,13 @@ class MRCNN(FastRCNN):
                 boxes = self.roi_heads.coder.decode(offsets[every, labels + 1].float(), boxes)
                 found.append(self._enough(boxes, scores, labels, border))
             boxes, scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
-            kept = batched_nms(boxes, scores, labels, self.roi_heads.nms)[: self.roi_heads.limit]
+            kept, surest = suppress(boxes, scores, labels, iou=self.roi_heads.nms, limit=self.roi_heads.limit)
             placed = boxes[kept]
             if self.voting is not None:
                 same = (box_iou(placed, boxes) >= self.voting) & (labels[kept, None] == labels)
                 weights = same * scores
                 placed = weights @ boxes / weights.sum(1, keepdim=True).clamp(min=1e-12)
-            answers.append(Detections(frame.to_image(placed), scores[kept], labels[kept]))
+            answers.append(Detections(frame.to_image(placed), surest, labels[kept]))
         return answers
 
     def _enough(self, boxes: Tensor, scores: Tensor, labels: Tensor, border: Tensor) -> tuple[Tensor, Tensor, Tensor]:
