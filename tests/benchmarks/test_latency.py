@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,11 +63,18 @@ def test_stages_are_told_apart_and_add_up() -> None:
     assert tuple(result.samples) == STAGES
     assert all(len(seconds) == 12 for seconds in result.samples.values())
     parts = np.array([result.samples[stage] for stage in STAGES[:3]])
-    np.testing.assert_allclose(parts.sum(0), result.samples["end_to_end"], rtol=0, atol=1e-4)
+    assert_add_up(parts, result.samples["end_to_end"])
     least = parts.min(1)
     assert (least >= [0.002, 0.008, 0.004]).all()
     # The least of twelve: a busy machine oversleeps, but not always.
     assert (least < [0.0075, 0.0135, 0.0095]).all()
+
+
+def assert_add_up(parts: np.ndarray, whole: Sequence[float]) -> None:
+    """Nothing is counted twice, and next to nothing is left out; a busy machine may stop between stages now and then."""
+    left = np.array(whole) - parts.sum(0)
+    assert (left > -1e-9).all()
+    assert np.median(left) < 1e-4
 
 
 class Proposer(Sleeper):
@@ -83,7 +91,7 @@ def test_proposals_are_a_stage_of_their_own_and_stages_add_up() -> None:
     result = measure_latency(Proposer(), Images(12), images=12, threads=1, warmup=QUICK)
     assert tuple(result.samples) == ("preprocess", "network", "proposals", "postprocess", "end_to_end")
     parts = np.array([result.samples[name] for name in list(result.samples)[:4]])
-    np.testing.assert_allclose(parts.sum(0), result.samples["end_to_end"], rtol=0, atol=1e-3)
+    assert_add_up(parts, result.samples["end_to_end"])
     least = parts.min(1)
     assert (least >= [0.002, 0.008, 0.016, 0.004]).all()
     assert least[1] < 0.024, "the network's time is without that of the proposals"
