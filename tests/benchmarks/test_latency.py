@@ -71,7 +71,7 @@ def test_stages_are_told_apart_and_add_up() -> None:
 
 
 def assert_add_up(parts: np.ndarray, whole: Sequence[float]) -> None:
-    """Nothing is counted twice, and next to nothing is left out; a busy machine may stop between stages now and then."""
+    """Nothing is counted twice, and next to nothing left out; a busy machine may stop between stages now and then."""
     left = np.array(whole) - parts.sum(0)
     assert (left > -1e-9).all()
     assert np.median(left) < 1e-4
