@@ -10,16 +10,16 @@ Four levels, which are never mixed:
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from benchmarks.claims.verdicts import Word
+from benchmarks.tomls import read_toml
 
 if TYPE_CHECKING:
     from benchmarks.claims.evidence import Evidence
@@ -187,14 +187,4 @@ def read_claims(path: Path = FILE) -> Claims:
     Raises:
         LedgerError: The file cannot be read, is no TOML, or an entry does not fit.
     """
-    try:
-        content: Mapping[str, object] = tomllib.loads(path.read_text(encoding="utf-8"))
-        return Claims.model_validate(content)
-    except OSError as error:
-        raise LedgerError(f"{path}: cannot be read ({error.strerror}); restore it") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise LedgerError(f"{path}: is no TOML ({error}); mend it or restore it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the list"
-        raise LedgerError(f"{path}: {entry}: {first['msg'].removeprefix('Value error, ')}; mend the entry") from error
+    return read_toml(path, Claims, LedgerError, "mend the entry")

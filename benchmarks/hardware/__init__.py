@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import platform
 import re
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from benchmarks.results import Hardware
+from benchmarks.tomls import read_toml
 
 if TYPE_CHECKING:
     import torch
@@ -166,14 +166,7 @@ def load_profiles(folder: Path = _FOLDER) -> dict[str, HardwareProfile]:
     """
     profiles = {}
     for path in sorted(folder.glob("*.toml")):
-        try:
-            profile = HardwareProfile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ProfileError(f"{path}: is no TOML ({error}); mend it or delete it") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            entry = ".".join(map(str, first["loc"])) or "the file"
-            raise ProfileError(f"{path}: {entry}: {first['msg']}; compare it with {_FOLDER / 'h200.toml'}") from error
+        profile = read_toml(path, HardwareProfile, ProfileError, f"compare it with {_FOLDER / 'h200.toml'}")
         if profile.name != path.stem:
             raise ProfileError(f"{path}: name: is {profile.name!r}; name the file and the profile alike")
         profiles[profile.name] = profile

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from benchmarks.tomls import read_toml
 
 __all__ = ["DASH", "FOLDER", "Column", "Row", "Table", "TableError", "read_table", "read_tables"]
 
@@ -205,18 +206,7 @@ def read_table(path: Path) -> Table:
     Raises:
         TableError: It cannot be read, is no TOML, or an entry does not fit.
     """
-    example = FOLDER / "centernet_table3.toml"
-    try:
-        table = Table.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise TableError(f"{path}: cannot be read ({error.strerror}); restore it") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise TableError(f"{path}: is no TOML ({error}); mend it or restore it") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the table"
-        message = first["msg"].removeprefix("Value error, ")
-        raise TableError(f"{path}: {entry}: {message}; compare it with {example}") from error
+    table = read_toml(path, Table, TableError, f"compare it with {FOLDER / 'centernet_table3.toml'}")
     if table.id != path.stem:
         raise TableError(f"{path}: id: is {table.id!r}; name the file and the table alike")
     return table

@@ -78,3 +78,4 @@ def test_latex_compiles(tmp_path: Path) -> None:
     preamble = "\\documentclass{article}\\usepackage{booktabs,longtable}\\begin{document}\n"
     (tmp_path / "all.tex").write_text(f"{preamble}{inputs}\\end{{document}}\n")
     subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all"], cwd=tmp_path, check=True)
+    assert (tmp_path / "all.pdf").stat().st_size > 1000
