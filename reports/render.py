@@ -16,6 +16,7 @@ from reports.amount import amounts
 from reports.appendix import appendix
 from reports.claims import ledger
 from reports.detectors import detector_pages
+from reports.ideas import ideas, read_ideas
 from reports.papers import paper_section, printed_figures
 from reports.pictures import pictures
 from reports.records import NOT_MEASURED, UNDEFINED, Entry, Shelf
@@ -23,7 +24,7 @@ from reports.sections import Grid, Plot, Section, checkpoints, front, leaderboar
 from reports.seeds import repeated
 from reports.speed import speeds
 from reports.svg import FAMILIES
-from reports.two_stage import ablations, line, read_chosen
+from reports.two_stage import line, read_line
 from reports.windows import windows
 
 __all__ = ["breakable", "plain", "render", "sections_of"]
@@ -59,13 +60,12 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
 
 def sections_of(shelf: Shelf, tables: Sequence[Table]) -> list[Section]:
     """Everything that stands on `tables.md`, in order."""
-    chosen = read_chosen()
     return [
         front(shelf),
         *leaderboards(shelf),
-        *line(shelf, chosen),
+        *line(shelf, read_line()),
         *repeated(shelf),
-        *ablations(shelf, chosen),
+        *ideas(shelf, read_ideas()),
         *amounts(shelf),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),

@@ -1,19 +1,17 @@
-"""The line of papers from R-CNN on in one table, and what single ideas are worth over several trainings."""
+"""The line of papers from R-CNN on in one table."""
 
 from __future__ import annotations
 
-import statistics
-import tomllib
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
+from benchmarks.tomls import read_toml
 from reports.records import NOT_MEASURED, Entry, ReportError, Shelf
 from reports.sections import Grid, Header, Notes, Section, costed, literal, tested_on, timed_on
 
-__all__ = ["FILE", "Chosen", "Pair", "ablations", "line", "read_chosen"]
+__all__ = ["FILE", "Line", "line", "read_line"]
 
 FILE = Path(__file__).parent / "two_stage.toml"
 
@@ -29,11 +27,7 @@ _RECALLS = (("AR at 100", "proposals.AR100"), ("AR at 300", "proposals.AR300"))
 _STAGES = ("preprocess", "network", "proposals", "masks", "postprocess", "end_to_end")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Line(_Frozen):
+class Line(BaseModel):
     """Detectors that follow from one another.
 
     Attributes:
@@ -41,58 +35,24 @@ class Line(_Frozen):
         detectors: Catalog names, in the order of the papers.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     title: str = Field(min_length=1)
-    detectors: tuple[str, ...]
+    detectors: tuple[str, ...] = Field(min_length=1)
 
 
-class Pair(_Frozen):
-    """Two detectors that differ in one idea; or all detectors, under two ways of suppression.
-
-    Attributes:
-        idea: In words, and what it stands against.
-        paper: Of the idea.
-        changed: Catalog names of detectors with the idea: the one with most seeds in common, the first of equals.
-        without: Catalog name of the one without.
-        suppression: Whether the idea is another suppression of the same weights; there are no names then.
-        metrics: Places in the JSON of `score`; higher is better.
-    """
-
-    idea: str = Field(min_length=1)
-    paper: str = Field(min_length=1)
-    changed: tuple[str, ...] = Field(default=(), alias="with")
-    without: str = ""
-    suppression: bool = False
-    metrics: tuple[str, ...] = Field(default=("stats.AP",), min_length=1)
-
-    @model_validator(mode="after")
-    def _names_or_suppression(self) -> Pair:
-        if self.suppression == bool(self.changed or self.without) or bool(self.changed) != bool(self.without):
-            raise ValueError("name detectors with and without, or say suppression = true")
-        return self
-
-
-class Chosen(_Frozen):
-    """What `two_stage.toml` holds."""
-
-    line: Line
-    pairs: tuple[Pair, ...] = ()
-
-
-def read_chosen(path: Path = FILE) -> Chosen:
-    """Read the choice of detectors and pairs.
+def read_line(path: Path = FILE) -> Line:
+    """Read the choice of detectors.
 
     Raises:
         ReportError: The file cannot be read, or an entry does not fit.
     """
-    try:
-        return Chosen.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, tomllib.TOMLDecodeError, ValidationError) as error:
-        raise ReportError(f"{path}: {error}") from error
+    return read_toml(path, Line, ReportError, "give a title and detectors")
 
 
-def line(shelf: Shelf, chosen: Chosen) -> list[Section]:
+def line(shelf: Shelf, chosen: Line) -> list[Section]:
     """The line's detectors of which there are Records on `shapes`; nothing where there are none."""
-    wanted = chosen.line.detectors
+    wanted = chosen.detectors
     found = [e for e in shelf.accuracies if e.record.scale == "small" and e.test == "shapes test"]
     entries = sorted(
         (entry for entry in found if entry.record.detector in wanted),
@@ -134,99 +94,7 @@ def line(shelf: Shelf, chosen: Chosen) -> list[Section]:
         "apart, and an outside algorithm's search is timed as it runs, never out of a memory."
     )
     grid = Grid(heads, tuple(rows), notes=tuple(notes))
-    return [Section(literal(chosen.line.title), "line", (intro, grid))]
-
-
-def ablations(shelf: Shelf, chosen: Chosen) -> list[Section]:
-    """By test, the pairs of which both sides were trained with at least one common seed."""
-    notes = Notes()
-    rows = []
-    tests = sorted(
-        {e.test for e in shelf.trainings if e.record.scale == "small"}, key=lambda t: (t != "shapes test", t)
-    )
-    for test in tests:
-        for pair in chosen.pairs:
-            for changed, without, sides in _sides(shelf, pair, test):
-                for place in pair.metrics:
-                    if (row := _row(sides, place)) is not None:
-                        marks = [notes.mark(literal(pair.paper))]
-                        marks += [notes.mark(tested_on(entry)) for both in sides.values() for entry in both]
-                        names = (literal(pair.idea), test, changed, without, place.partition(".")[2])
-                        rows.append((*names, *row, " ".join(dict.fromkeys(marks))))
-    if not rows:
-        return []
-    texts = ("idea", "test", "with", "without", "metric")
-    heads = (
-        *(Header(title, text=True) for title in texts),
-        Header("with it"),
-        Header("without it"),
-        Header("difference"),
-        Header("by seed", text=True),
-        Header("better in"),
-        Header("notes", text=True),
-    )
-    intro = (
-        "Small detectors that differ in one idea, trained alike; with and without it the same seeds. Mean and standard "
-        "deviation (n - 1) over the seeds; the difference is taken seed by seed first, so that its deviation is its "
-        "own. *Better in* counts the seeds in which the idea helped, before figures are rounded. Where weights are the "
-        "same on both sides, seeds are those of their training."
-    )
-    return [Section("What single ideas are worth", "ablations", (intro, Grid(heads, tuple(rows), notes=tuple(notes))))]
-
-
-_Sides = dict[int, tuple[Entry, Entry]]
-"""By seed, the Record with the idea and the one without."""
-
-
-def _sides(shelf: Shelf, pair: Pair, test: str) -> Iterable[tuple[str, str, _Sides]]:
-    """Names of both sides and their Records by seed, for each comparison that a pair makes."""
-    plain = _by_seed(e for e in shelf.trainings if e.record.scale == "small" and e.test == test)
-    if not pair.suppression:
-        name = max(pair.changed, key=lambda name: len(plain[name].keys() & plain[pair.without].keys()))
-        common = sorted(plain[name].keys() & plain[pair.without].keys())
-        if common:
-            yield name, pair.without, {seed: (plain[name][seed], plain[pair.without][seed]) for seed in common}
-        return
-    other: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in shelf.suppressed:
-        if entry.record.scale == "small" and entry.test == test:
-            other[entry.record.detector, entry.record.suppression or ""].append(entry)
-    for (name, suppression), entries in sorted(other.items()):
-        sides = {
-            seed: (entry, plain[name][seed])
-            for seed, entry in sorted(_by_seed(entries)[name].items())
-            if seed in plain[name] and plain[name][seed].record.weights == entry.record.weights
-        }
-        if sides:
-            yield f"{name}, {literal(suppression)}", name, sides
-
-
-def _by_seed(entries: Iterable[Entry]) -> dict[str, dict[int, Entry]]:
-    found: dict[str, dict[int, Entry]] = defaultdict(dict)
-    for entry in entries:
-        if entry.record.seed is not None:
-            found[entry.record.detector].setdefault(entry.record.seed, entry)
-    return found
-
-
-def _row(sides: _Sides, place: str) -> tuple[str, ...] | None:
-    values = [(entry.fraction(place), other.fraction(place)) for entry, other in sides.values()]
-    pairs = [(100 * a, 100 * b) for a, b in values if isinstance(a, float) and isinstance(b, float)]
-    if not pairs:
-        return None
-    differences = [a - b for a, b in pairs]
-    return (
-        _mean([a for a, _ in pairs]),
-        _mean([b for _, b in pairs]),
-        _mean(differences, sign="+"),
-        " ".join(f"{by:+.1f}" for by in differences),
-        f"{sum(by > 0 for by in differences)} of {len(differences)}",
-    )
-
-
-def _mean(values: list[float], sign: str = "") -> str:
-    text = f"{statistics.fmean(values):{sign}.1f}"
-    return f"{text} ± {statistics.stdev(values):.1f}" if len(values) > 1 else text
+    return [Section(literal(chosen.title), "line", (intro, grid))]
 
 
 def _commonest(machines: Iterable[str]) -> str:

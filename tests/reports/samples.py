@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from benchmarks.results import DatasetId, Hardware, Record, Weights
+from reports.records import Entry, Shelf
+from reports.sections import Grid, Section
 
 SHAPES = DatasetId(name="shapes", split="test", fingerprint="5ba9e5" * 8, images=300, objects=1532)
 BCCD = DatasetId(name="bccd", split="test", fingerprint="b0ccd1" * 8, images=72, objects=931)
@@ -121,3 +124,21 @@ def published() -> Record:
         metrics=metrics(0.17),
         note="heads at strides 32 and 16",
     )
+
+
+def shelf(*records: Record) -> Shelf:
+    """What pages are made of, from Records of one machine."""
+    return Shelf([Entry(made, Path(f"m/{made.name}.json"), f"m/{made.name}.json") for made in records])
+
+
+def trained(detector: str, seed: int, ap: float, **changes: Any) -> Record:
+    """An accuracy Record of weights that no other seed has."""
+    own = Weights(file=f"{detector}.{seed}", sha256=f"{weights(detector).sha256[:-1]}{seed}")
+    return record("accuracy", detector, **({"metrics": metrics(ap), "seed": seed, "weights": own} | changes))
+
+
+def table(sections: list[Section]) -> list[dict[str, str]]:
+    """The first grid of the one section, a dictionary a row."""
+    (section,) = sections
+    grid = next(block for block in section.blocks if isinstance(block, Grid))
+    return [dict(zip((head.title for head in grid.headers), row, strict=True)) for row in grid.rows]
