@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,7 +122,7 @@ class Record(_Frozen):
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
         if self.kind == "cost" and self.scale == "other":
             classes += "".join(f".{key}-{value}" for key, value in sorted(self.overrides.items()))
-        again = f".seed-{self.seed}" if self.seed else ""
+        again = f"{self._checkpoint}.seed-{self.seed}" if self.seed else self._checkpoint
         again += f".of-{self.learned_from}" if self.learned_from else ""
         scales = f".{self.multi_scale}" if self.multi_scale else ""
         suppressed = f".{self.suppression}" if self.suppression else ""
@@ -132,6 +133,14 @@ class Record(_Frozen):
             f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{told}{beside}"
             f"{about}"
         )
+
+    @property
+    def _checkpoint(self) -> str:
+        """Of one network at full size there are many checkpoints, told apart by their files; a small one has a seed."""
+        if self.scale == "small" or self.weights is None:
+            return ""
+        stem = re.sub(r"[^a-z0-9.-]+", "-", Path(self.weights.file).stem.lower())
+        return "" if stem == self.detector.replace("_", "-") else f".{stem}"
 
     @property
     def multi_scale(self) -> str | None:

@@ -88,7 +88,7 @@ def test_a_record_names_the_network_and_where_it_comes_from(published: Path, tmp
     assert isinstance(model, DarknetDetector)
     assert (model.num_classes, model.placement, model.score_floor) == (8, "warp", 0.2)
     record = evaluate(subject, Few(), out=tmp_path / "out", note="on two images", quiet=True)  # type: ignore[arg-type]
-    assert record.name == "accuracy.tiny-of-somebody.paper.shapes-test"
+    assert record.name == "accuracy.tiny-of-somebody.paper.shapes-test.tiny-shapes"
     assert Record.read(tmp_path / "out" / f"{record.name}.json") == record
     assert record.metrics["year"] == 2019
     assert (record.metrics["paper"], record.metrics["family"]) == ("somebody", "one-stage")

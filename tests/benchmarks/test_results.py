@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks import results
-from benchmarks.results import Record, RecordError, read_records, write_atomically
+from benchmarks.results import Record, RecordError, Weights, read_records, write_atomically
 from tests.reports.samples import record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -163,3 +163,19 @@ def test_committed_records_can_be_read() -> None:
     for folder in (path for path in results.COMMITTED.iterdir() if path.is_dir() and path.name != "local"):
         for path in sorted(folder.rglob("*.json")):
             assert Record.read(path).name == path.stem, f"{path}: is named otherwise than what it holds"
+
+
+@pytest.mark.parametrize(
+    ("detector", "scale", "file", "ending"),
+    [
+        ("dpm", "paper", "person_final.mat", ".person-final"),
+        ("dpm", "paper", "INRIA person.mat", ".inria-person"),
+        ("yolov3_tiny", "paper", "yolov3-tiny.weights", ""),
+        ("dpm", "small", "dpm_small.shapes.safetensors", ""),
+    ],
+)
+def test_checkpoints_of_one_network_do_not_replace_each_other(
+    detector: str, scale: str, file: str, ending: str
+) -> None:
+    made = record("accuracy", detector, scale=scale, weights=Weights(file=file, sha256="0" * 64))
+    assert made.name == f"accuracy.{detector}.{scale}.shapes-test{ending}"
