@@ -36,6 +36,8 @@ def ring_pool(
     pooled = x.new_zeros((len(around), size, size, channels))
     # Regions of much the same size together: all cells of a group are laid out as its largest is.
     longest = torch.maximum(high.amax(1), wide.amax(1)) if len(around) else image
+    # Which pixel was largest is asked by the gradient alone.
+    learns = torch.is_grad_enabled() and x.requires_grad
     for sides in longest.unique().tolist():
         if not sides:
             continue
@@ -54,13 +56,13 @@ def ring_pool(
             with torch.no_grad():
                 # Pixel by pixel of all cells: an argmax that keeps whole rows of channels together.
                 most_yet = x.new_full((*valid.shape[:3], channels), -torch.inf)
-                best = torch.zeros_like(most_yet, dtype=torch.int64)
+                best = torch.zeros_like(most_yet, dtype=torch.int64) if learns else most_yet
                 for where, counts in zip(place.unbind(3), valid.unbind(3), strict=True):
                     value = pixels[where].masked_fill_(~counts[..., None], -torch.inf)
-                    better = value > most_yet
-                    best = torch.where(better, where[..., None], best)
+                    if learns:
+                        best = torch.where(value > most_yet, where[..., None], best)
                     most_yet = torch.maximum(most_yet, value)
-            found = pixels.gather(0, best.flatten(0, 2)).view(best.shape)
+            found = pixels.gather(0, best.flatten(0, 2)).view(best.shape) if learns else most_yet
             found = torch.where(valid.any(3, keepdim=True), found, 0)
             pooled = pooled.index_add(0, rows, found)
     return pooled.permute(0, 3, 1, 2)
