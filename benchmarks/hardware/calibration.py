@@ -16,7 +16,8 @@ from typing import NamedTuple, get_args
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.hardware.profiles import Kernel
 
@@ -88,9 +89,8 @@ def _kernels(place: torch.device) -> dict[Kernel, Callable[[], object]]:
         return torch.randn(*shape, generator=generator).to(place)
 
     left, right = draw(sizes.matrix, sizes.matrix), draw(sizes.matrix, sizes.matrix)
-    layer = nn.Conv2d(sizes.channels, sizes.channels, 3, padding=1, bias=False)
-    layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator) / 24)
-    layer, image = layer.to(place), draw(sizes.images, sizes.channels, sizes.side, sizes.side)
+    weight = draw(sizes.channels, sizes.channels, 3, 3) / (9 * sizes.channels) ** 0.5
+    image = draw(sizes.images, sizes.channels, sizes.side, sizes.side)
     source = torch.zeros(sizes.mebibytes * 2**18, device=place)
     target = torch.ones_like(source)
     # About two thirds of the boxes survive.
@@ -100,7 +100,7 @@ def _kernels(place: torch.device) -> dict[Kernel, Callable[[], object]]:
     scores = torch.rand(sizes.boxes, generator=generator).to(place)
     return {
         "matrix_product": lambda: left @ right,
-        "convolution": lambda: layer(image),
+        "convolution": lambda: functional.conv2d(image, weight, padding=1),
         "device_copy": lambda: target.copy_(source),
         "nms": lambda: torchvision.ops.nms(boxes, scores, 0.5),
     }

@@ -251,8 +251,10 @@ class HardwareProfile(_Entry):
     @model_validator(mode="after")
     def _fits_device(self) -> HardwareProfile:
         if self.device == "cpu":
-            entries = ("sm_clock_mhz", "memory_clock_mhz", "driver", "cuda", "power_cap_w", "ecc", "mig")
-            entries += ("pcie_generation", "pcie_width", "cudnn_benchmark", "cudnn_deterministic")
+            entries = [
+                *("sm_clock_mhz", "memory_clock_mhz", "driver", "cuda", "power_cap_w", "ecc", "mig"),
+                *("pcie_generation", "pcie_width", "cudnn_benchmark", "cudnn_deterministic"),
+            ]
             wrong = [entry for entry in entries if getattr(self, entry) is not None]
             wrong += ["clocks"] if self.clocks != "any" else []
             if wrong:

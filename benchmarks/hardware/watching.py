@@ -49,7 +49,7 @@ class Watch:
         samples: So far.
         discarded: Windows thrown away.
         before: Facts at the beginning.
-        after: Facts at the end; those at the beginning until then.
+        after: Facts at the end, or those at the beginning until then.
     """
 
     def __init__(
@@ -64,7 +64,8 @@ class Watch:
         self.source, self.profile, self.calibration = source, profile, dict(calibration or {})
         self.samples: list[Sample] = []
         self.discarded: list[tuple[float, float]] = []
-        self.before = self.after = facts()
+        self.before: Observed
+        self.after: Observed
         self._facts, self._period = facts, period or profile.watch.period
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._keep_looking, name="watch", daemon=True)
