@@ -103,8 +103,8 @@ class Watching(_Entry):
         period: Seconds between two looks.
         clock_step: Change of a clock, as a share of its median, from which it is a step; of clocks for which the
             profile names no range.
-        foreign_cores: Processor cores that other processes may keep busy, or None for any number.
-        stolen_cores: Cores that the hypervisor may take away, or None for any number.
+        foreign_cores: Of a CPU: cores that other processes may keep busy, or None for any number.
+        stolen_cores: Of a CPU: cores that the hypervisor may take away, or None for any number.
         tolerated: Share of the time that either may exceed its limit before the run counts as disturbed.
     """
 
@@ -259,6 +259,8 @@ class HardwareProfile(_Entry):
             wrong += ["clocks"] if self.clocks != "any" else []
             if wrong:
                 raise ValueError(f"cannot be observed of a CPU: {', '.join(wrong)}; leave them out (clocks: any)")
+        elif (self.watch.foreign_cores, self.watch.stolen_cores) != (None, None):
+            raise ValueError("a GPU's watch does not look at the processor; leave out foreign_cores and stolen_cores")
         return self
 
     @model_validator(mode="after")

@@ -40,6 +40,9 @@ PASSING: frozenset[Label] = frozenset(
 _SLOWED: tuple[Reason, ...] = (
     *("hardware slowdown", "hardware thermal slowdown", "software thermal slowdown", "power brake", "sync boost"),
 )
+_EXPLAINED: frozenset[Reason] = frozenset({*_SLOWED, "power cap", "idle"})
+"""Reasons for a clock to be another than usual."""
+
 _COUNTERS: dict[Label, str] = {"foreign load": "foreign_s", "stolen time": "stolen_s"}
 
 _SPACING = 0.5
@@ -118,12 +121,13 @@ def ranges(samples: Sequence[Sample]) -> dict[str, tuple[float, float, float]]:
 
 
 def _all(profile: HardwareProfile, samples: Sequence[Sample], own: int) -> Iterator[Finding]:
-    yield from _reasons(samples)
+    yield from _throttled(samples)
     yield from _power_cap(profile, samples)
     if profile.clocks != "any":
         yield from _clock_steps(profile, samples)
     if profile.clocks == "locked":
-        free = _looks(samples, lambda s: s.reasons is not None and not s.reasons & _EXPLAINED)
+        fixed = _EXPLAINED | {"application clocks"}
+        free = _looks(samples, lambda s: s.reasons is not None and not s.reasons & fixed)
         yield from _found("not locked, watched", "the driver chooses the clocks", free)
     yield from _intruders(samples, own)
     limits = profile.watch
@@ -137,9 +141,6 @@ def _all(profile: HardwareProfile, samples: Sequence[Sample], own: int) -> Itera
         yield from _found("MIG on", "the GPU is split", _looks(samples, lambda s: s.mig is True))
     yield from _slow_link(profile, samples)
     yield from _unseen(profile, samples)
-
-
-_EXPLAINED: frozenset[Reason] = frozenset({*_SLOWED, "power cap", "application clocks", "idle"})
 
 
 def _found(label: Label, about: str, moments: list[Moment]) -> list[Finding]:
@@ -160,7 +161,7 @@ def _works(sample: Sample) -> bool:
     return sample.reasons is None or "idle" not in sample.reasons
 
 
-def _reasons(samples: Sequence[Sample]) -> list[Finding]:
+def _throttled(samples: Sequence[Sample]) -> list[Finding]:
     named = [reason for reason in _SLOWED if any(reason in (sample.reasons or ()) for sample in samples)]
     return _found("throttled", ", ".join(named), _looks(samples, lambda s: bool((s.reasons or set()) & set(named))))
 
@@ -182,11 +183,10 @@ def _power_cap(profile: HardwareProfile, samples: Sequence[Sample]) -> list[Find
 
 def _clock_steps(profile: HardwareProfile, samples: Sequence[Sample]) -> list[Finding]:
     """Clocks under load that leave their range though nothing explains it, and nothing did one look earlier."""
-    explained = {*_SLOWED, "power cap", "idle"}
     steady = [
         turn
         for turn in range(len(samples))
-        if not any((sample.reasons or set()) & explained for sample in samples[max(turn - 1, 0) : turn + 1])
+        if not any((sample.reasons or set()) & _EXPLAINED for sample in samples[max(turn - 1, 0) : turn + 1])
     ]
     off: set[Sample] = set()
     named = []
@@ -269,16 +269,14 @@ _QUESTIONS = {
 
 def _demanded(profile: HardwareProfile) -> list[str]:
     """What must be seen for a verdict."""
-    demanded = []
-    if profile.device == "cuda":
-        demanded = ["reasons", "processes"]
-        demanded += ["clock_mhz", "memory_clock_mhz"] if profile.clocks != "any" else []
-        demanded += ["ecc_errors"] if profile.ecc else []
-        entries = ("power_cap_w", "mig", "pcie_generation", "pcie_width")
-        demanded += [entry for entry in entries if getattr(profile, entry) is not None]
-    demanded += ["governor"] if profile.governor is not None else []
-    demanded += ["foreign_s"] if profile.watch.foreign_cores is not None else []
-    return demanded
+    if profile.device == "cpu":
+        asked = {"foreign_s": profile.watch.foreign_cores, "governor": profile.governor}
+        return [name for name, wanted in asked.items() if wanted is not None]
+    demanded = ["reasons", "processes"]
+    demanded += ["clock_mhz", "memory_clock_mhz"] if profile.clocks != "any" else []
+    demanded += ["ecc_errors"] if profile.ecc else []
+    entries = ("power_cap_w", "mig", "pcie_generation", "pcie_width")
+    return demanded + [entry for entry in entries if getattr(profile, entry) is not None]
 
 
 def _unseen(profile: HardwareProfile, samples: Sequence[Sample]) -> list[Finding]:

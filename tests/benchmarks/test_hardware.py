@@ -249,6 +249,7 @@ def test_an_unknown_device_is_refused() -> None:
         (GOOD + 'omp_wait_policies = ["eager"]\n', "omp_wait_policies"),
         (GOOD + "[stopping]\nseconds = [5.0, 1.0]\n", "stopping"),
         (GOOD + "[watch]\nperiod = 0.0\n", "watch.period"),
+        (GOOD.replace('device = "cpu"', 'device = "cuda"') + "[watch]\nstolen_cores = 0.1\n", "stolen_cores"),
         (GOOD + "[calibration]\nnms = { seconds = 2.0, band = [0.5, 1.0] }\n", "calibration.nms"),
         (GOOD + "[calibration]\nsort = { seconds = 2.0, band = [0.5, 3.0] }\n", "calibration.sort"),
         (GOOD.replace('device = "cpu"', 'device = "cuda"') + "sm_clock_mhz = [1980, 1000]\n", "sm_clock_mhz"),

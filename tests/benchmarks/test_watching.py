@@ -200,6 +200,10 @@ def test_what_is_never_shown_cannot_be_observed() -> None:
     for question in ("reasons of clocks", "SM clock", "processes on the GPU", "ECC errors", "MIG", "PCIe width"):
         assert question in found.about
     assert labels(CPU, blind) == ["cannot be observed"]
+    governed = {"governor": "performance"}
+    assert labels(GPU.model_copy(update=governed), trace()) == [], "looked at before and after the run"
+    (found,) = judge(CPU.model_copy(update=governed), [replace(s, foreign_s=0.0) for s in blind], own=OWN)
+    assert found.about == "governor"
 
 
 def test_without_a_width_in_the_profile_the_link_is_held_against_its_best() -> None:
