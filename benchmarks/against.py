@@ -302,7 +302,7 @@ def compare(
         "theirs": partial(_theirs, theirs, device),
     }
     samples: dict[str, list[float]] = {"ours": [], "theirs": []}
-    with torch.inference_mode(), fixed_threads(threads) as fixed:
+    with torch.inference_mode(), fixed_threads(threads) as fixed, hardware.watch(device, threads=fixed) as seen:
         answers = [(calls["ours"](image)[0], calls["theirs"](image)[0]) for image in pictures]
         found = agreement([a for a, _ in answers], [b for _, b in answers])
         # A box at a threshold may go either way by rounding; more than that is another detector.
@@ -337,7 +337,7 @@ def compare(
             "from": "decoded image in host memory",
             "to": "detections in host memory",
         },
-        hardware=hardware.stamp(device, threads),
+        hardware=hardware.stamp_watched(seen),
         seed=pair.seed,
         commit=commit(),
         versions=versions(),

@@ -125,7 +125,7 @@ def compare_latency(
         for one in contenders:
             # Imports what it imports at its first use, before threads are set.
             time_call(one.model, pictures[:1], place)
-        with fixed_threads(threads) as fixed:
+        with fixed_threads(threads) as fixed, hardware.watch(device, threads=fixed) as seen:
             for one in contenders:
                 time_call(one.model, pictures[-1:], place)
             load = ForeignLoad()
@@ -157,7 +157,7 @@ def compare_latency(
             "to": "detections in host memory",
             "clock": "events, host clock end to end" if place.type == "cuda" else "host clock",
         },
-        hardware=hardware.stamp(device, threads),
+        hardware=hardware.stamp_watched(seen),
         commit=commit(),
         versions=versions(),
         metrics={

@@ -40,9 +40,10 @@ def latency_record(
     warmup: WarmUp | None = None,
 ) -> Record:
     """Time a detector on the first images of a split; `seconds` and `warmup` as for `measure_latency`."""
-    result = measure_latency(
-        subject.model, dataset, device=device, threads=threads, images=images, seconds=seconds, warmup=warmup
-    )
+    with hardware.watch(device, threads=threads) as seen:
+        result = measure_latency(
+            subject.model, dataset, device=device, threads=threads, images=images, seconds=seconds, warmup=warmup
+        )
     return Record(
         kind="latency",
         detector=subject.name,
@@ -52,7 +53,7 @@ def latency_record(
         weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
         dataset=dataset_id(dataset),
         protocol=result.protocol,
-        hardware=hardware.stamp(device, threads),
+        hardware=hardware.stamp_watched(seen),
         commit=commit(),
         versions=versions(),
         metrics={**result.summary(), **subject.origin},

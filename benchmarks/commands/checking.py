@@ -1,4 +1,4 @@
-"""Commands that check the evaluator itself: how fast, and how often right."""
+"""Commands that check what measures: the evaluator, how fast and how often right, and the machine."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.common import emit, sentences
+from benchmarks.commands.common import Device, Threads, emit, sentences
 
-__all__ = ["app", "coverage", "gate_rates", "score_speed"]
+__all__ = ["app", "coverage", "gate_rates", "hardware", "score_speed"]
 
 app = typer.Typer()
 
@@ -70,3 +70,28 @@ def coverage(
         print_coverage(found)
         if output is not None:
             write_atomically(output, to_json(as_json(found)))
+
+
+@app.command()
+def hardware(
+    device: Device = "cpu",
+    threads: Threads = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Repeat the calibration kernels and print bands for a profile.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="With --calibrate: how often.")] = 7,
+    trace: Annotated[Path | None, typer.Option(help="Keep what was seen of the machine meanwhile, as JSON.")] = None,
+) -> None:
+    """What this machine is, which profile it conforms to, and how long the calibration kernels take on it."""
+    with sentences():
+        from benchmarks.hardware import load_profiles, watch
+        from benchmarks.hardware.sampling import write_trace
+        from benchmarks.hardware.showing import in_rounds, print_bands, print_machine
+
+        with watch(device, threads=threads, calibrate=False) as seen:
+            found = in_rounds(rounds if calibrate else 1, device, threads)
+        print_machine(seen, load_profiles(), found)
+        if trace is not None:
+            write_trace(seen.samples, trace)
+        if calibrate:
+            print_bands(seen, found)

@@ -12,7 +12,17 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-__all__ = ["COMMITTED", "DatasetId", "Hardware", "Record", "RecordError", "Weights", "read_records", "write_atomically"]
+__all__ = [
+    "COMMITTED",
+    "DatasetId",
+    "Hardware",
+    "Record",
+    "RecordError",
+    "Watched",
+    "Weights",
+    "read_records",
+    "write_atomically",
+]
 
 COMMITTED = Path(__file__).parent
 """Where the project's own Records lie; the folder `local` beneath it is the user's and is never committed."""
@@ -43,8 +53,32 @@ class DatasetId(_Frozen):
     objects: int
 
 
+class Watched(_Frozen):
+    """What was seen of a machine during a run.
+
+    Attributes:
+        source: Of what was seen: `nvml`, or the counters of the `processor`.
+        looks: How many.
+        seconds: From the first to the last.
+        findings: What disturbed the run, with figures, by label.
+        discarded: Seconds of disturbed windows that were thrown away.
+        ranges: Least, median and most of what was read, such as `clock_mhz`.
+    """
+
+    source: str
+    looks: int
+    seconds: float
+    findings: dict[str, str] = {}
+    discarded: float = 0.0
+    ranges: dict[str, tuple[float, float, float]] = {}
+
+
 class Hardware(_Frozen):
-    """What it ran on. `profile` is the profile it conforms to, or None with the reasons in `deviations`."""
+    """What it ran on. `profile` is the profile it conforms to, or None with the reasons in `deviations`.
+
+    Older Records lack the rest: `observed`, what was seen of the machine besides, by the entries of a profile;
+    `calibration`, seconds of the calibration kernels; `watched`, for a run that was.
+    """
 
     machine: str
     device: str
@@ -52,6 +86,9 @@ class Hardware(_Frozen):
     deviations: tuple[str, ...] = ()
     threads: int
     precision: str = "float32"
+    observed: dict[str, str | int | float] = {}
+    calibration: dict[str, float] = {}
+    watched: Watched | None = None
 
 
 class Record(_Frozen):
