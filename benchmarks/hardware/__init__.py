@@ -27,6 +27,7 @@ __all__ = [
     "Observed",
     "Precision",
     "ProfileError",
+    "Stopping",
     "WarmUp",
     "conforms",
     "load_profiles",
@@ -70,6 +71,32 @@ class WarmUp(BaseModel):
         return self
 
 
+class Stopping(BaseModel):
+    """When enough was measured.
+
+    Attributes:
+        noise: Half the width of the 95 % interval of the median, as a share of the median, that is aimed at.
+        at_least: Calls that are timed in any case.
+        at_most: Calls after which a measurement ends, converged or not.
+        seconds: Least and most time that it takes; at the most it ends likewise.
+        repeats: How often a disturbed window is measured again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    noise: float = Field(default=0.02, gt=0, lt=1)
+    at_least: int = Field(default=30, ge=1)
+    at_most: int = Field(default=1000, ge=1)
+    seconds: tuple[float, float] = (1.0, 60.0)
+    repeats: int = Field(default=3, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Stopping:
+        if self.at_least > self.at_most or not 0 <= self.seconds[0] <= self.seconds[1]:
+            raise ValueError("needs at_least <= at_most and 0 <= the least seconds <= the most")
+        return self
+
+
 class HardwareProfile(BaseModel):
     """What a latency is valid for.
 
@@ -88,6 +115,7 @@ class HardwareProfile(BaseModel):
         cuda: Least and most version of CUDA that PyTorch was built for, or None for any.
         power_cap_w: Power limit in force, to 1 %, or None for any.
         warmup: How a measurement warms up.
+        stopping: When it ends.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -106,6 +134,7 @@ class HardwareProfile(BaseModel):
     cuda: tuple[str, str] | None = None
     power_cap_w: float | None = Field(default=None, gt=0)
     warmup: WarmUp = WarmUp()
+    stopping: Stopping = Stopping()
 
     @field_validator("device_name")
     @classmethod

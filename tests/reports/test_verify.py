@@ -66,6 +66,16 @@ def test_an_untouched_project_has_no_fault(project: Path, capsys: pytest.Capture
     assert "0 of 1 accuracy Records scored again" in said
 
 
+def test_a_latency_of_other_detections_than_were_scored(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = project / "results" / "cpu-2core"
+    for path in folder.glob("*.json"):
+        one = Record.read(path)
+        answers = {"1": "a", "2": "b" if one.kind == "accuracy" else "c"}
+        one.model_copy(update={"answers": answers, "protocol": {"batch": 1}}).write(folder)
+    said = complaint(capsys, "--verify")
+    assert "latency.ssd300_vgg16.small.shapes-test.cpu.json: void: the detections on the first 2 images" in said
+
+
 def test_a_digit_of_a_page(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     touch(project / "pages" / "tables.md", "| 41.2 ", "| 41.3 ")
     for option in ("--check", "--verify"):
