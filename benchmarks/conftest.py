@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ROWS = pytest.StashKey[list[dict[str, object]]]()
 GATED = pytest.StashKey[list[str]]()
 CONDITIONS = pytest.StashKey["Conditions"]()
-DEVIATIONS = pytest.StashKey[list[str]]()
+NONCONFORMING = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
     config.stash[GATED] = []
-    config.stash[DEVIATIONS] = []
+    config.stash[NONCONFORMING] = {}
     asked = [config.getoption(option) for option in ("--hardware", "--device", "--threads")]
     if any(asked):
         from benchmarks.timing import conditions
@@ -80,7 +80,6 @@ def under(request: pytest.FixtureRequest) -> Conditions:
 
     chosen = request.config.stash.get(CONDITIONS, None) or conditions()
     chosen.apply()
-    request.config.stash[DEVIATIONS] += chosen.deviations()
     return chosen
 
 
@@ -125,16 +124,20 @@ def table_row(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
+def nonconforming(request: pytest.FixtureRequest) -> dict[str, int]:
+    """Why Records are not stamped with the profile that was asked for, and how many."""
+    return request.config.stash[NONCONFORMING]
+
+
+@pytest.fixture
 def gated(request: pytest.FixtureRequest) -> list[str]:
     """Sentences of the regression gate, to be shown at the end whatever becomes of the tests."""
     return request.config.stash[GATED]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for deviation in config.stash[DEVIATIONS]:
-        terminalreporter.write_line(
-            f"this machine does not conform to {config.getoption('--hardware')}: {deviation}; Records say so"
-        )
+    for sentence, count in config.stash[NONCONFORMING].items():
+        terminalreporter.write_line(f"{sentence} (so {count} Records say)")
     rows = config.stash[ROWS]
     if not rows:
         return

@@ -41,7 +41,7 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
         receiver.close()
     if not done:
         raise ProcessEnded(answer)
-    return answer  # type: ignore[no-any-return]
+    return answer
 
 
 def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -18,7 +18,7 @@ from benchmarks.cost import cost
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, category_of_label, coco_rows, dataset_id
 from benchmarks.hardware import Precision, Stopping, WarmUp
-from benchmarks.latency import Discard, Disturbed, measure_latency
+from benchmarks.latency import measure_latency
 from benchmarks.papers import read_tables
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, Record, Weights, read_records
@@ -42,8 +42,6 @@ def latency_record(
     seconds: float | None = None,
     warmup: WarmUp | None = None,
     stopping: Stopping | None = None,
-    disturbed: Disturbed | None = None,
-    discard: Discard | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Record:
     """Time a detector on the first images of a split, and keep the hash of what it detected meanwhile.
@@ -64,8 +62,6 @@ def latency_record(
         seconds=seconds,
         warmup=warmup,
         stopping=stopping,
-        disturbed=disturbed,
-        discard=discard,
         progress=progress,
     )
     seen = dataset.image_ids[: len(result.answers)]

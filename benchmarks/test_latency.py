@@ -16,7 +16,7 @@ from benchmarks.evaluate import load_subject
 from benchmarks.hardware import WarmUp
 from benchmarks.processes import in_fresh_process
 from benchmarks.recording import latency_record
-from benchmarks.timing import Job
+from benchmarks.timing import Job, nonconformity
 
 SECONDS = 5.0
 """For the warm-up, and for the samples beyond those that the percentiles need: slow detectors have fewer of both."""
@@ -44,7 +44,9 @@ REPLAY = Replay()
 
 
 @pytest.mark.benchmark(timer=REPLAY)
-def test_latency(shipped_checkpoint, images, under, records, measuring, table_row, benchmark, data_root, pytestconfig):
+def test_latency(
+    shipped_checkpoint, images, under, records, measuring, table_row, benchmark, data_root, nonconforming, pytestconfig
+):
     if not measuring:
         pytest.skip("measured only with --benchmark")
     path, expectation = shipped_checkpoint
@@ -63,6 +65,8 @@ def test_latency(shipped_checkpoint, images, under, records, measuring, table_ro
         )
     record, same = checked(record, records)
     record.write(records)
+    for sentence in nonconformity(record, under):
+        nonconforming[sentence] = nonconforming.get(sentence, 0) + 1
 
     samples = record.samples["end_to_end"]
     REPLAY.load(samples)

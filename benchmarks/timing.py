@@ -21,7 +21,6 @@ from benchmarks.hardware import (
     ProfileError,
     Stopping,
     WarmUp,
-    conforms,
     load_profiles,
     observe,
 )
@@ -29,7 +28,7 @@ from benchmarks.processes import ProcessEnded, in_fresh_process
 from benchmarks.recording import latency_record, print_latency
 from benchmarks.results import COMMITTED, Record
 
-__all__ = ["Conditions", "Job", "conditions", "time_all", "write_all"]
+__all__ = ["Conditions", "Job", "conditions", "nonconformity", "time_all", "write_all"]
 
 THREADS = 2
 """Of PyTorch where no profile says otherwise: what the small machines have that most run this on."""
@@ -65,12 +64,15 @@ class Conditions:
             torch.backends.cudnn.allow_tf32 = self.precision == "tf32"
             torch.backends.cuda.matmul.allow_tf32 = False
 
-    def deviations(self) -> list[str]:
-        """What of this machine does not fit the profile, a sentence each; none without a profile. After `apply`."""
-        if self.profile is None:
-            return []
-        seen = observe(self.device, threads=self.threads, batch=self.batch)
-        return conforms(load_profiles()[self.profile], seen)
+
+def nonconformity(record: Record, under: Conditions) -> list[str]:
+    """Why a Record is not stamped with the profile that was asked for, a sentence each; none where it is."""
+    found = record.hardware
+    if under.profile is None or found is None or found.profile == under.profile:
+        return []
+    if not found.deviations:
+        return [f"{under.profile} was asked for, and this machine is a {found.profile}"]
+    return [f"{under.profile} was asked for, and this machine deviates from {reason}" for reason in found.deviations]
 
 
 def conditions(
@@ -174,8 +176,6 @@ class Job:
 def write_all(jobs: Sequence[Job], out: Path) -> bool:
     """Time all, print and write what was measured, and say what was not; whether anything failed or is void."""
     failed = False
-    for deviation in jobs[0].under.deviations() if jobs else []:
-        print(f"this machine does not conform to {jobs[0].under.profile}: {deviation}", file=sys.stderr)
     for job, answer in time_all(jobs):
         if isinstance(answer, ProcessEnded):
             print(f"error: {job.detector}: {answer}", file=sys.stderr)
@@ -183,6 +183,8 @@ def write_all(jobs: Sequence[Job], out: Path) -> bool:
             continue
         record, same = checked(answer, out, COMMITTED)
         print_latency(record)
+        for sentence in nonconformity(record, job.under):
+            print(sentence)
         print(f"accuracy of the same detections: {same}")
         print(record.write(out))
         failed |= same.state == "void"

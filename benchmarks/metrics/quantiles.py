@@ -72,7 +72,7 @@ def compare_times(
 
     Returns:
         `verdict` (`Pace`), `ratio` (median of ours over theirs; below 1 is faster), its interval `low` and `high` (None
-        where too few pairs bound it), `margin`, `level` and the number of `pairs`. The verdict is `same` where the whole
+        where too few pairs bound it), `margin`, `level` and the number of `pairs`. The verdict is `same` where the
         interval lies within the margin, else `faster` or `slower` where it lies on one side of 1, else `cannot tell`.
 
     Raises:

@@ -72,7 +72,7 @@ def test_bounds_of_nothing(wrong: tuple[tuple[float, ...], float, float]) -> Non
 
 
 def pairs(draw: np.random.Generator, count: int, ratio: float, spread: float) -> tuple[list[float], list[float]]:
-    """Images of differing cost, minutes that get slower, heavy noise now and then, and the ratio that is to be found."""
+    """Images of differing cost, a machine that gets slower, hiccups, and the ratio that is to be found."""
     both = 0.01 * (1 + draw.random(count)) * np.linspace(1, 1.3, count)
     times = both * draw.lognormal(0, spread, size=(2, count)) * np.where(draw.random((2, count)) < 0.05, 2.0, 1.0)
     return (ratio * times[0]).tolist(), times[1].tolist()

@@ -17,9 +17,9 @@ from benchmarks.__main__ import app
 from benchmarks.hardware import ProfileError, load_profiles
 from benchmarks.processes import ProcessEnded
 from benchmarks.results import Record
-from benchmarks.timing import Conditions, Job, conditions, time_all
+from benchmarks.timing import Conditions, Job, conditions, nonconformity, time_all
 from tests.benchmarks.crashing import Doomed
-from tests.reports.samples import record, samples
+from tests.reports.samples import CPU, record, samples
 
 ROOT = Path(__file__).parents[2]
 
@@ -83,9 +83,20 @@ def test_a_profile_decides_and_what_is_given_goes_before_it() -> None:
     found = conditions("cpu-2core", threads=1, noise=0.005)
     assert found.threads == 1
     assert found.stopping == profile.stopping.model_copy(update={"noise": 0.005})
-    assert any("threads is 1, not 2" in reason for reason in found.deviations())
     assert conditions().profile is None
-    assert conditions(threads=1).deviations() == []
+
+
+def test_a_record_that_is_not_of_the_profile_says_why() -> None:
+    asked = Conditions(profile="cpu-2core")
+    assert nonconformity(record("latency"), asked) == []
+    deviations = ("cpu-2core: threads is 1, not 2",)
+    local = CPU.model_copy(update={"machine": "local", "profile": None, "deviations": deviations})
+    assert nonconformity(record("latency", hardware=local), asked) == [
+        "cpu-2core was asked for, and this machine deviates from cpu-2core: threads is 1, not 2"
+    ]
+    assert nonconformity(record("latency", hardware=local), Conditions()) == []
+    other = CPU.model_copy(update={"profile": "cpu-4core"})
+    assert nonconformity(record("latency", hardware=other), asked)[0].endswith("is a cpu-4core")
 
 
 def test_what_is_not_there_is_said_in_one_sentence(monkeypatch) -> None:

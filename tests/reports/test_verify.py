@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import reports.__main__ as cli
+from benchmarks.answers import answer_hashes
 from benchmarks.manifest import MANIFEST, changed, seal
 from benchmarks.papers import FOLDER, read_tables
 from benchmarks.rescore import contradictions, kept_detections, rescored
@@ -171,7 +172,7 @@ TRUTH = {
 class _Images:
     """A test whose truth is known."""
 
-    name, split, fingerprint = "shapes", "test", "f" * 64
+    name, split, fingerprint, image_ids = "shapes", "test", "f" * 64, (1,)
 
     def __len__(self) -> int:
         return 1
@@ -195,6 +196,11 @@ def test_metrics_are_recomputed_from_kept_detections(tmp_path: Path, monkeypatch
     assert kept is not None
     assert rescored(made, kept) == []
     assert contradictions(made) == []
+    hashed = made.model_copy(update={"answers": answer_hashes(found, _Images.image_ids)})
+    assert rescored(hashed, kept) == []
+    assert rescored(made.model_copy(update={"answers": {"1": "a"}}), kept) == [
+        "answers: are not the hashes of detections.json"
+    ]
     kept.write_text(json.dumps([{**found[0], "bbox": [30, 10, 50, 50]}]))
     assert any(sentence.startswith("metrics.stats.AP75: is ") for sentence in rescored(made, kept))
     other = made.model_copy(update={"dataset": made.dataset.model_copy(update={"fingerprint": "0" * 64})})
