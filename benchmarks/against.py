@@ -2,7 +2,7 @@
 
 Before anything is timed both must detect the same things. A call is an image in, detections out, both in host memory.
 Who goes first changes from image to image, so that neither always finds the caches warm; the ratio is that of the
-medians, with an interval from resampling the images.
+medians, with an interval from resampling the images; who is faster is told by the pairs (`compare_times`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import dataset_id
-from benchmarks.latency import ForeignLoad, fixed_threads, summarise
+from benchmarks.latency import ForeignLoad, fixed_threads, interleaved, summarise
 from benchmarks.metrics.intervals import ratio_of_medians
+from benchmarks.metrics.quantiles import compare_times
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights
 from ops.structures import Detections
@@ -309,9 +310,8 @@ def compare(
         if found.alone > 0.01 * max(100, found.detections):
             raise ValueError(f"{pair.name}: ours and torchvision's differ in {found.alone} of {found.detections} boxes")
         load = ForeignLoad()
-        for turn in range(rounds * count):
+        for turn, order in enumerate(interleaved(("ours", "theirs"), count, rounds)):
             image = pictures[turn % count]
-            order = ("ours", "theirs") if (turn + turn // count) % 2 == 0 else ("theirs", "ours")
             for who in order:
                 start = time.perf_counter()
                 calls[who](image)
@@ -344,6 +344,7 @@ def compare(
         metrics={
             **{who: summarise(seconds) for who, seconds in samples.items()},
             "ratio": ratio_of_medians(samples["ours"], samples["theirs"]),
+            "pairs": compare_times(samples["ours"], samples["theirs"]),
             "agreement": asdict(found),
             "foreign_load": foreign,
             **origin,
@@ -363,7 +364,7 @@ def _theirs(model: nn.Module, device: str, image: Tensor) -> list[dict[str, Tens
 
 def print_comparison(records: Sequence[Record]) -> None:
     """Medians, spread and ratio of each pair."""
-    table = Table("detector", "ours ms", "theirs ms", "ours / theirs", "same boxes")
+    table = Table("detector", "ours ms", "theirs ms", "ours / theirs", "ours is", "same boxes")
     for record in records:
         times = [
             f"{1000 * record.metrics[who]['median']:.1f} (IQR {1000 * record.metrics[who]['iqr']:.1f})"
@@ -372,5 +373,5 @@ def print_comparison(records: Sequence[Record]) -> None:
         ratio, found = record.metrics["ratio"], record.metrics["agreement"]
         span = f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})"
         same = f"{found['detections'] - found['alone']} of {found['detections']}"
-        table.add_row(record.detector, *times, span, same)
+        table.add_row(record.detector, *times, span, record.metrics["pairs"]["verdict"], same)
     Console().print(table)

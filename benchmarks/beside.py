@@ -2,7 +2,8 @@
 
 On each image every detector is timed once, stage by stage, before the next image comes. Who goes first changes from
 image to image. Ratios are of medians, against the detector that is named last, with an interval from resampling the
-images. Proposals are computed each time, never remembered.
+images; who is faster is told by the pairs of times of an image (`compare_times`). Proposals are computed each time,
+never remembered.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from rich.table import Column, Table
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import dataset_id, load_subject
-from benchmarks.latency import ForeignLoad, by_stage, fixed_threads, summarise, time_call
+from benchmarks.latency import ForeignLoad, by_stage, fixed_threads, interleaved, summarise, time_call
 from benchmarks.metrics.intervals import ratio_of_medians
+from benchmarks.metrics.quantiles import compare_times
 from benchmarks.proposals import Memory, proposer_of
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights
@@ -129,9 +131,8 @@ def compare_latency(
             for one in contenders:
                 time_call(one.model, pictures[-1:], place)
             load = ForeignLoad()
-            for turn in range(rounds * images):
-                first = (turn + turn // images) % len(contenders)
-                for one in (*contenders[first:], *contenders[:first]):
+            for turn, order in enumerate(interleaved(contenders, images, rounds)):
+                for one in order:
                     calls[one.name].append(time_call(one.model, [pictures[turn % images]], place))
                 if progress is not None:
                     progress(turn + 1, rounds * images)
@@ -177,6 +178,7 @@ def _figures(one: Contender, own: dict[str, list[float]], last: dict[str, list[f
         "random": one.seed,
         "stages": {stage: summarise(seconds) for stage, seconds in own.items()},
         "ratio": ratio_of_medians(own["end_to_end"], last["end_to_end"]),
+        "pairs": compare_times(own["end_to_end"], last["end_to_end"]),
     }
 
 
@@ -191,4 +193,6 @@ def print_beside(record: Record) -> None:
     ratios = [figures["ratio"] for figures in found.values()]
     table.add_row(f"times {record.detector}", *(f"{ratio['median']:.2f}" for ratio in ratios))
     table.add_row("95 % interval", *(f"{ratio['low']:.2f} to {ratio['high']:.2f}" for ratio in ratios))
+    names = list(found)
+    table.add_row("by pairs", *(found[name]["pairs"]["verdict"] for name in names[:-1]), "")
     Console().print(table)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+if TYPE_CHECKING:
+    from benchmarks.timing import Conditions
+
 ROWS = pytest.StashKey[list[dict[str, object]]]()
 GATED = pytest.StashKey[list[str]]()
+CONDITIONS = pytest.StashKey["Conditions"]()
+NONCONFORMING = pytest.StashKey[dict[str, int]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,9 +22,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--detectors", default="*", metavar="GLOB", help="which detectors (default: all with weights)")
     group.addoption("--dataset", default="shapes", choices=["shapes", "bccd", "voc", "coco"], help="which images")
     group.addoption("--data-root", type=Path, metavar="DIR", help="the data as their owner unpacked them")
-    group.addoption("--hardware", metavar="PROFILE", help="fail unless this machine conforms to the profile")
-    group.addoption("--device", default="cpu", help="cpu, cuda or cuda:N")
-    group.addoption("--threads", type=int, default=min(2, os.cpu_count() or 1), help="threads of torch on the CPU")
+    group.addoption(
+        "--hardware", metavar="PROFILE", help="measure as the profile demands, each detector in a fresh process"
+    )
+    group.addoption("--device", help="cpu (default), cuda or cuda:N, in place of the profile's")
+    group.addoption("--threads", type=int, help="threads of torch on the CPU (default 2), in place of the profile's")
     group.addoption("--inconclusive-fails", action="store_true", help="fail where accuracy is neither lost nor proved")
     group.addoption("--records", type=Path, metavar="DIR", help="where Records go (default benchmarks/results/local)")
 
@@ -27,6 +34,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
     config.stash[GATED] = []
+    config.stash[NONCONFORMING] = {}
+    asked = [config.getoption(option) for option in ("--hardware", "--device", "--threads")]
+    if any(asked):
+        from benchmarks.timing import conditions
+
+        try:
+            config.stash[CONDITIONS] = conditions(*asked)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from error
     if not config.getoption("--benchmark"):
         # The timed tests of pytest-benchmark are for measuring, not for the self-check.
         config.option.benchmark_skip = True
@@ -58,35 +74,38 @@ def records(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
-def device(request: pytest.FixtureRequest) -> str:
-    from benchmarks import hardware
+def under(request: pytest.FixtureRequest) -> Conditions:
+    """What everything is measured under, in force in this process."""
+    from benchmarks.timing import conditions
 
-    chosen = str(request.config.getoption("--device"))
-    wanted = request.config.getoption("--hardware")
-    if wanted:
-        stamp = hardware.stamp(chosen, request.config.getoption("--threads"))
-        if stamp.profile != wanted:
-            pytest.fail(f"this machine does not conform to {wanted}: {'; '.join(stamp.deviations)}", pytrace=False)
+    chosen = request.config.stash.get(CONDITIONS, None) or conditions()
+    chosen.apply()
     return chosen
 
 
 @pytest.fixture(scope="session")
-def threads(request: pytest.FixtureRequest) -> int:
-    import torch
-
-    count = int(request.config.getoption("--threads"))
-    torch.set_num_threads(count)
-    return count
+def device(under: Conditions) -> str:
+    return under.device
 
 
 @pytest.fixture(scope="session")
-def images(request: pytest.FixtureRequest):
+def threads(under: Conditions) -> int:
+    return under.threads
+
+
+@pytest.fixture(scope="session")
+def data_root(request: pytest.FixtureRequest) -> Path | None:
+    return request.config.getoption("--data-root")
+
+
+@pytest.fixture(scope="session")
+def images(request: pytest.FixtureRequest, data_root: Path | None):
     from benchmarks.datasets import open_dataset
     from benchmarks.datasets.decoded import keep_decoded
     from benchmarks.suite import BENCHMARKS
 
     benchmark = BENCHMARKS[request.config.getoption("--dataset")]
-    return keep_decoded(open_dataset(benchmark.name, benchmark.split, request.config.getoption("--data-root")))
+    return keep_decoded(open_dataset(benchmark.name, benchmark.split, data_root))
 
 
 @pytest.fixture
@@ -105,12 +124,20 @@ def table_row(request: pytest.FixtureRequest):
 
 
 @pytest.fixture
+def nonconforming(request: pytest.FixtureRequest) -> dict[str, int]:
+    """Why Records are not stamped with the profile that was asked for, and how many."""
+    return request.config.stash[NONCONFORMING]
+
+
+@pytest.fixture
 def gated(request: pytest.FixtureRequest) -> list[str]:
     """Sentences of the regression gate, to be shown at the end whatever becomes of the tests."""
     return request.config.stash[GATED]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for sentence, count in config.stash[NONCONFORMING].items():
+        terminalreporter.write_line(f"{sentence} (so {count} Records say)")
     rows = config.stash[ROWS]
     if not rows:
         return

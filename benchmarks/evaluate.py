@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from benchmarks import hardware
+from benchmarks.answers import answer_hashes
 from benchmarks.datasets import Dataset
 from benchmarks.keypoints import KNOWN, Known, knowing
 from benchmarks.metrics import (
@@ -51,9 +52,11 @@ __all__ = [
     "EvaluationError",
     "Subject",
     "category_of_label",
+    "coco_rows",
     "dataset_id",
     "detect",
     "evaluate",
+    "find_subject",
     "load_subject",
     "propose",
 ]
@@ -155,6 +158,19 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
     return Subject(name, model.eval(), "paper", settings, None, weights)
 
 
+def find_subject(
+    name: str, dataset_name: str, num_classes: int, weights: Path | None = None, overrides: dict[str, Any] | None = None
+) -> Subject:
+    """The same, with the weights that ship for a data set where none are given.
+
+    Raises:
+        EvaluationError: As `load_subject`; or a cfg or prototxt comes without weights.
+    """
+    if weights is None and name.endswith((".cfg", ".prototxt")):
+        raise EvaluationError(f"{name}: a cfg or prototxt holds no weights; give its file by --weights")
+    return load_subject(name, weights or checkpoints.find(name, dataset_name), num_classes, overrides)
+
+
 def _load_cfg(cfg: Path, weights: Path, settings: dict[str, Any]) -> Subject:
     """A network as its cfg or prototxt describes it; nothing is known of where it comes from."""
     if cfg.suffix == ".cfg":
@@ -233,24 +249,23 @@ def detect(
             else:
                 answers = told(images, [_relabelled(target, dataset, categories).to(device) for _, target in items])
         for index, answer in zip(indices, answers, strict=True):
-            boxes = answer.boxes.double().cpu()
-            boxes[:, 2:] -= boxes[:, :2]
-            forms: list[dict[str, Any]] = [{}] * len(answer)
-            if answer.masks is not None:
-                forms = [{"segmentation": form} for form in encode_masks(answer.masks.cpu().numpy())]
-            columns = zip(boxes.tolist(), answer.scores.tolist(), answer.labels.tolist(), forms, strict=True)
-            for box, confidence, label, form in columns:
-                if (category := categories[label]) is not None:
-                    rows.append(
-                        {
-                            "image_id": dataset.image_ids[index],
-                            "category_id": category,
-                            "bbox": box,
-                            "score": confidence,
-                            **form,
-                        }
-                    )
+            rows += coco_rows(answer, dataset.image_ids[index], categories)
     return rows
+
+
+def coco_rows(answer: Detections, image_id: int, categories: tuple[int | None, ...]) -> list[dict[str, Any]]:
+    """Detections on one image as COCO results; those of classes that the data set does not have are left out."""
+    boxes = answer.boxes.double().cpu()
+    boxes[:, 2:] -= boxes[:, :2]
+    forms: list[dict[str, Any]] = [{}] * len(answer)
+    if answer.masks is not None:
+        forms = [{"segmentation": form} for form in encode_masks(answer.masks.cpu().numpy())]
+    columns = zip(boxes.tolist(), answer.scores.tolist(), answer.labels.tolist(), forms, strict=True)
+    return [
+        {"image_id": image_id, "category_id": category, "bbox": box, "score": confidence, **form}
+        for box, confidence, label, form in columns
+        if (category := categories[label]) is not None
+    ]
 
 
 def _relabelled(target: Target, dataset: Dataset, categories: tuple[int | None, ...]) -> Target:
@@ -407,6 +422,7 @@ def evaluate(
         commit=commit(),
         versions=versions(),
         metrics={**metrics, "detections": len(rows), **subject.origin},
+        answers=answer_hashes(rows, dataset.image_ids),
         note="; ".join(part for part in (subject.note, note) if part),
     )
     if out is not None:

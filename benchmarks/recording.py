@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -13,10 +13,11 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import hardware
+from benchmarks.answers import answer_hashes
 from benchmarks.cost import cost
 from benchmarks.datasets import Dataset
-from benchmarks.evaluate import Subject, dataset_id
-from benchmarks.hardware import WarmUp
+from benchmarks.evaluate import Subject, category_of_label, coco_rows, dataset_id
+from benchmarks.hardware import Precision, Stopping, WarmUp
 from benchmarks.latency import measure_latency
 from benchmarks.papers import read_tables
 from benchmarks.provenance import commit, sha256, versions
@@ -36,14 +37,41 @@ def latency_record(
     device: str,
     threads: int,
     images: int,
+    batch: int = 1,
+    precision: Precision = "float32",
     seconds: float | None = None,
     warmup: WarmUp | None = None,
+    stopping: Stopping | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Record:
-    """Time a detector on the first images of a split; `seconds` and `warmup` as for `measure_latency`."""
-    with hardware.watch(device, threads=threads) as seen:
+    """Time a detector on the first images of a split, and keep the hash of what it detected meanwhile.
+
+    The machine is watched. Where there is a stopping rule, windows in which something disturbed are sampled again.
+    `precision` is what the caller has set, for the stamp; the rest is as for `measure_latency`.
+
+    Raises:
+        EvaluationError: The dataset has none of the detector's classes.
+    """
+    categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
+    with hardware.watch(device, threads=threads, precision=precision, batch=batch) as seen:
         result = measure_latency(
-            subject.model, dataset, device=device, threads=threads, images=images, seconds=seconds, warmup=warmup
+            subject.model,
+            dataset,
+            device=device,
+            threads=threads,
+            images=images,
+            batch=batch,
+            seconds=seconds,
+            warmup=warmup,
+            stopping=stopping,
+            disturbed=None if stopping is None else seen.disturbed,
+            discard=seen.discard,
+            progress=progress,
         )
+    ids = dataset.image_ids[: len(result.answers)]
+    rows = [
+        row for image, answer in zip(ids, result.answers, strict=True) for row in coco_rows(answer, image, categories)
+    ]
     return Record(
         kind="latency",
         detector=subject.name,
@@ -58,6 +86,7 @@ def latency_record(
         versions=versions(),
         metrics={**result.summary(), **subject.origin},
         samples=result.samples,
+        answers=answer_hashes(rows, ids),
     )
 
 
@@ -127,10 +156,28 @@ def _is_known(record: Record, folder: Path) -> bool:
 
 
 def print_latency(record: Record) -> None:
-    """Median and spread of each stage, in milliseconds."""
+    """Middle, spread and tail of each stage, in milliseconds, with bounds; and why one may doubt them."""
     device = "" if record.hardware is None else record.hardware.device
-    table = Table("stage", "median ms", "IQR ms", "p95 ms", title=f"{record.detector} on {device}")
-    for stage in record.samples:
-        figures = (record.metrics[stage][key] for key in ("median", "iqr", "p95"))
-        table.add_row(stage, *("-" if figure is None else f"{1000 * figure:.2f}" for figure in figures))
-    Console().print(table)
+    heads = ("stage", "median ms", "95 % interval", "IQR ms", "p95 ms", "95 % interval", "outliers")
+    table = Table(*heads, title=f"{record.detector} on {device}")
+    for stage, seconds in record.samples.items():
+        found = record.metrics[stage]
+        middle, spread, tail = (_milliseconds(found[key]) for key in ("median", "iqr", "p95"))
+        odd = f"{sum(found['outliers'].values())} of {len(seconds)}"
+        table.add_row(stage, middle, _bounds(found, "median"), spread, tail, _bounds(found, "p95"), odd)
+    console = Console()
+    console.print(table)
+    sampling = record.metrics["sampling"]
+    for fault in sampling["faults"]:
+        console.print(f"not converged: {fault}")
+    for reasons in sampling["discarded"]:
+        console.print(f"repeated a window: {reasons}")
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1000 * seconds:.2f}"
+
+
+def _bounds(found: Mapping[str, Any], quantile: str) -> str:
+    low, high = (_milliseconds(side) for side in found["between"][quantile])
+    return f"{low} to {high}" if high != "-" else f"over {low}, no upper bound with {found['samples']} samples"

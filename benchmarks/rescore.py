@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.answers import answer_hashes
 from benchmarks.results import Record
 
 __all__ = ["contradictions", "kept_detections", "rescored"]
@@ -78,12 +80,17 @@ def rescored(record: Record, detections: Path) -> list[str]:
     if len(dataset) != record.dataset.images or dataset.fingerprint != record.dataset.fingerprint:
         raise ValueError(f"{detections}: {dataset.name} {dataset.split} here is not what the Record was tested on")
     found = score(dataset.coco(), detections)
-    return [
+    moved = [
         f"metrics.{place}: is {there!r}, and {value!r} by {detections.name}"
         for part in _PARTS
         for place, there, value in _leaves(part, record.metrics.get(part), found[part])
         if not _same(there, value, 1e-9)
     ]
+    if record.answers:
+        rows = json.loads(detections.read_text(encoding="utf-8"))
+        if answer_hashes(rows, dataset.image_ids) != record.answers:
+            moved.append(f"answers: are not the hashes of {detections.name}")
+    return moved
 
 
 def _leaves(place: str, there: Any, value: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -10,8 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binom
-
+from benchmarks.metrics.quantiles import quantile_between
 from benchmarks.papers import DASH, Column, Row, Table
 from reports.papers import linked
 from reports.plots import Point, scatter
@@ -82,11 +81,8 @@ def median_between(samples: Sequence[float], level: float) -> tuple[float, float
 
     Of so few samples that even their extremes hold it more seldom, the extremes.
     """
-    ordered, count = sorted(samples), len(samples)
-    # The largest k with P(fewer than k of n samples lie below the median) at most half of what may be missed.
-    rank = int(binom.ppf((1 - level) / 2, count, 0.5))
-    rank = max(rank if binom.cdf(rank - 1, count, 0.5) <= (1 - level) / 2 else rank - 1, 1)
-    return ordered[rank - 1], ordered[count - rank]
+    low, high = quantile_between(samples, 0.5, level)
+    return min(samples) if low is None else low, max(samples) if high is None else high
 
 
 def _printed(tables: Sequence[Table]) -> tuple[list[_Printed], list[str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks.answers import same_run
 from benchmarks.manifest import MANIFEST, ManifestError, changed
 from benchmarks.rescore import contradictions, kept_detections, rescored
 from reports.records import Entry
@@ -137,6 +138,9 @@ def sound(entries: Sequence[Entry]) -> tuple[list[str], str]:
     """Faults of Records by what they rest on, and a sentence on how many could be recomputed from detections."""
     faults = [f"{entry.path}: {sentence}" for entry in entries for sentence in contradictions(entry.record)]
     accuracies = [entry for entry in entries if entry.record.kind == "accuracy"]
+    scored = [entry.record for entry in accuracies]
+    timed = ((entry, same_run(entry.record, scored)) for entry in entries if entry.record.kind == "latency")
+    faults += [f"{entry.path}: {found}" for entry, found in timed if found.state == "void"]
     kept = [(entry, found) for entry in accuracies if (found := kept_detections(entry.path, entry.record))]
     done, reasons = 0, []
     for entry, path in track(kept, description="scoring again", console=Console(stderr=True), disable=not kept):

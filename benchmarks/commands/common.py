@@ -90,12 +90,9 @@ def subject_of(
     detector: str, dataset_name: str, weights: Path | None, classes: int, settings: list[str] | None
 ) -> Subject:
     """A detector with its weights: those given, or those that ship for the data set."""
-    from benchmarks.evaluate import load_subject
-    from zoo import checkpoints
+    from benchmarks.evaluate import find_subject
 
-    if weights is None and detector.endswith((".cfg", ".prototxt")):
-        raise ValueError(f"{detector}: a cfg or prototxt holds no weights; give its file by --weights")
-    return load_subject(detector, weights or checkpoints.find(detector, dataset_name), classes, settings_of(settings))
+    return find_subject(detector, dataset_name, classes, weights, settings_of(settings))
 
 
 def emit(value: Any, target: str) -> None:

@@ -19,6 +19,7 @@ from benchmarks.commands.common import (
     Threads,
     WeightsFile,
     sentences,
+    settings_of,
     subject_of,
 )
 
@@ -169,27 +170,40 @@ def gallery(
 
 @app.command()
 def latency(
-    detector: Evaluated,
+    detectors: Annotated[
+        list[str],
+        typer.Argument(help="Names of the catalog, or that `weights` shows; each has a process of its own."),
+    ],
     out: Out,
     dataset: DatasetName = "shapes",
     split: Split = None,
     data_root: DataRoot = None,
     weights: WeightsFile = None,
     settings: Settings = None,
-    device: Device = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
-    images: Annotated[int, typer.Option(help="Images to time after warm-up.")] = 100,
+    hardware: Annotated[
+        str | None, typer.Option(help="Profile whose device, threads, batch, precision and rules are taken.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N, in place of the profile's.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch, in place of the profile's (or 2).")] = None,
+    noise: Annotated[
+        float | None, typer.Option(help="Half-width of the median's interval that is aimed at, in percent.")
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images that are timed again and again after warm-up.")] = 100,
 ) -> None:
-    """Time preprocess, network and postprocess on real images, batch 1, and write a Record with the raw samples."""
+    """Time each stage on real images until the median is known, and write Records with the raw samples."""
     with sentences():
-        from benchmarks.datasets import open_dataset
-        from benchmarks.recording import latency_record, print_latency
+        from benchmarks import timing
 
-        data = open_dataset(dataset, split, data_root)
-        subject = subject_of(detector, dataset, weights, len(data.class_names), settings)
-        record = latency_record(subject, data, device=device, threads=threads, images=images)
-        print_latency(record)
-        print(record.write(out))
+        if len(detectors) > 1 and (weights is not None or settings):
+            raise ValueError("--weights and --set belong to one detector; name it alone")
+        under = timing.conditions(hardware, device, threads, None if noise is None else noise / 100)
+        jobs = [
+            timing.Job(name, under, dataset, split, data_root, weights, settings_of(settings), images)
+            for name in detectors
+        ]
+        failed = timing.write_all(jobs, out)
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command("compare-latency")

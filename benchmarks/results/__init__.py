@@ -119,6 +119,8 @@ class Record(_Frozen):
             Training: steps, seconds, final losses, and their `course`. Comparison: times of `ours` and `theirs`, their
             `ratio`, and the `agreement` of the detections.
         samples: Raw seconds, by stage (latency) or of either side (comparison).
+        answers: Of accuracy and latency, hashes of the detections on the first images, by their number
+            (`benchmarks.answers`); empty where they were not observed.
         note: What a reader must know besides.
     """
 
@@ -139,6 +141,7 @@ class Record(_Frozen):
     versions: dict[str, str]
     metrics: dict[str, Any] = {}
     samples: dict[str, list[float]] = {}
+    answers: dict[str, str] = {}
     note: str = ""
 
     @field_validator("protocol")

@@ -92,6 +92,9 @@ def test_the_record_tells_stages_and_ratios(record: Record, tmp_path: Path, caps
     assert "proposals" not in found["fast"]["stages"]
     assert found["fast"]["ratio"] == {"median": 1, "low": 1, "high": 1}
     assert found["slow"]["ratio"]["median"] > found["middle"]["ratio"]["median"] > 1
+    assert found["fast"]["pairs"]["ratio"] == 1
+    assert found["slow"]["pairs"]["verdict"] == "cannot tell", "three pairs bound no median"
+    assert found["slow"]["pairs"]["ratio"] > 1
     slow = found["slow"]["stages"]
     assert slow["proposals"]["median"] >= 0.02
     assert slow["network"]["median"] < slow["end_to_end"]["median"] - 0.015

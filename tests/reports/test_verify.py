@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import reports.__main__ as cli
+from benchmarks.answers import answer_hashes
 from benchmarks.manifest import MANIFEST, changed, seal
 from benchmarks.papers import FOLDER, read_tables
 from benchmarks.rescore import contradictions, kept_detections, rescored
@@ -64,6 +65,16 @@ def test_an_untouched_project_has_no_fault(project: Path, capsys: pytest.Capture
     said = capsys.readouterr().out
     assert "no fault found" in said
     assert "0 of 1 accuracy Records scored again" in said
+
+
+def test_a_latency_of_other_detections_than_were_scored(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = project / "results" / "cpu-2core"
+    for path in folder.glob("*.json"):
+        one = Record.read(path)
+        answers = {"1": "a", "2": "b" if one.kind == "accuracy" else "c"}
+        one.model_copy(update={"answers": answers, "protocol": {"batch": 1}}).write(folder)
+    said = complaint(capsys, "--verify")
+    assert "latency.ssd300_vgg16.small.shapes-test.cpu.json: void: the detections on the first 2 images" in said
 
 
 def test_a_digit_of_a_page(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +172,7 @@ TRUTH = {
 class _Images:
     """A test whose truth is known."""
 
-    name, split, fingerprint = "shapes", "test", "f" * 64
+    name, split, fingerprint, image_ids = "shapes", "test", "f" * 64, (1,)
 
     def __len__(self) -> int:
         return 1
@@ -185,6 +196,11 @@ def test_metrics_are_recomputed_from_kept_detections(tmp_path: Path, monkeypatch
     assert kept is not None
     assert rescored(made, kept) == []
     assert contradictions(made) == []
+    hashed = made.model_copy(update={"answers": answer_hashes(found, _Images.image_ids)})
+    assert rescored(hashed, kept) == []
+    assert rescored(made.model_copy(update={"answers": {"1": "a"}}), kept) == [
+        "answers: are not the hashes of detections.json"
+    ]
     kept.write_text(json.dumps([{**found[0], "bbox": [30, 10, 50, 50]}]))
     assert any(sentence.startswith("metrics.stats.AP75: is ") for sentence in rescored(made, kept))
     other = made.model_copy(update={"dataset": made.dataset.model_copy(update={"fingerprint": "0" * 64})})

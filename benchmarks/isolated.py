@@ -1,0 +1,60 @@
+"""A function in a process of its own: nothing that ran before it warms or loads it, and its crash ends no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+__all__ = ["ProcessEnded", "in_fresh_process"]
+
+T = TypeVar("T")
+
+
+class ProcessEnded(RuntimeError):
+    """The process gave no answer; the message says how it ended, or what it raised."""
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
+    """What `function(*arguments)` returns in a new interpreter; both ways by pickle.
+
+    Raises:
+        ProcessEnded: It raised, or the process was killed, or left without an answer.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function, arguments))
+    process.start()
+    # The child has its own; with ours open, its end would never be seen.
+    sender.close()
+    try:
+        done, answer = receiver.recv()
+    except EOFError:
+        process.join()
+        raise ProcessEnded(_how(process.exitcode)) from None
+    finally:
+        if process.is_alive():
+            process.join(timeout=10)
+            process.terminate()
+        receiver.close()
+    if not done:
+        raise ProcessEnded(answer)
+    return answer
+
+
+def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    try:
+        answer = True, function(*arguments)
+    except Exception as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        answer = False, f"{text}" if isinstance(error, ValueError | KeyError) else f"{type(error).__name__}: {text}"
+    sender.send(answer)
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        name = signal.Signals(-code).name
+        return f"its process was ended by {name}{', as when memory runs out' if name == 'SIGKILL' else ''}"
+    return f"its process ended with status {code} and without an answer"
