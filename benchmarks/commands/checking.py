@@ -9,7 +9,7 @@ import typer
 
 from benchmarks.commands.common import emit, sentences
 
-__all__ = ["app", "coverage", "gate_rates", "score_speed"]
+__all__ = ["app", "coverage", "gate_rates", "score_scale", "score_speed"]
 
 app = typer.Typer()
 
@@ -30,6 +30,28 @@ def score_speed(
         with Console(stderr=True).status("starting") as status:
             found = measure([int(count) for count in images.split(",")], rounds, hotcoco, status.update)
         print_speed(found)
+        if output is not None:
+            emit(found, str(output))
+
+
+@app.command("score-scale")
+def score_scale(
+    images: Annotated[str, typer.Option(help="Sizes of the generated sets, with commas.")] = "10000,100000",
+    memory: Annotated[str, typer.Option(help="What scoring may take, such as 2G.")] = "2G",
+    folder: Annotated[Path | None, typer.Option(help="For temporary files, 25 kB an image.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """How time and memory of `score --memory` grow with the images (minutes; 1000000 images are 15 GB of text)."""
+    with sentences():
+        from rich.console import Console
+
+        from benchmarks.scale import measure_scale, print_scale
+        from benchmarks.score import bytes_of
+
+        limit = bytes_of(memory)
+        with Console(stderr=True).status("starting") as status:
+            found = measure_scale([int(count) for count in images.split(",")], limit, folder, status.update)
+        print_scale(found, limit)
         if output is not None:
             emit(found, str(output))
 
