@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ AT_ONCE = 10_000
 
 def measure_scale(
     images: Sequence[int], memory: int, folder: Path | None = None, tell: Callable[[str], None] = lambda text: None
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Write sets of so many images with 100 detections each, and score each in a process of its own.
 
     Args:
@@ -33,14 +33,13 @@ def measure_scale(
         folder: For the sets (15 kB an image) and for what scoring puts aside (10 kB an image); removed afterwards.
         tell: Called with what is under way.
 
-    Returns:
+    Yields:
         Of each set `images`, `detections`, `bytes` of text, `cpu` and `seconds`, `mib` (the highest that the process
         took), and `equal`: whether scoring at once gave the same numbers; None where that was not tried.
 
     Raises:
         RuntimeError: Scoring fails.
     """
-    found = []
     for number, count in enumerate(images):
         with tempfile.TemporaryDirectory(dir=folder) as name:
             place = Path(name)
@@ -61,18 +60,15 @@ def measure_scale(
                 tell(f"{count:,} images: scoring at once")
                 run_program(PROGRAMS["score"], gt, detections, detections, whole)
                 equal = json.loads(out.read_text()) == json.loads(whole.read_text())
-            found.append(
-                {
-                    "images": count,
-                    "detections": count * DETECTIONS_PER_IMAGE,
-                    "bytes": gt.stat().st_size + detections.stat().st_size,
-                    "cpu": run.cpu,
-                    "seconds": run.seconds,
-                    "mib": run.mib,
-                    "equal": equal,
-                }
-            )
-    return found
+            yield {
+                "images": count,
+                "detections": count * DETECTIONS_PER_IMAGE,
+                "bytes": gt.stat().st_size + detections.stat().st_size,
+                "cpu": run.cpu,
+                "seconds": run.seconds,
+                "mib": run.mib,
+                "equal": equal,
+            }
 
 
 def print_scale(found: Sequence[Mapping[str, Any]], memory: int, console: Console | None = None) -> None:

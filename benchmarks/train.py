@@ -85,7 +85,8 @@ def train(
         quiet: No progress.
 
     Raises:
-        TrainingError: See `fit_by_gradient`; or the detector has no recipe.
+        TrainingError: See `fit_by_gradient`; or the detector has no recipe, or learns without gradients and several
+            processes are to train it.
     """
     spec, benchmark = CATALOG[detector], BENCHMARKS[dataset_name]
     place = _prepare(device, threads)
@@ -119,6 +120,8 @@ def train(
     if (proposer := proposer_of(model)) is not None:
         dataset = with_proposals(dataset, proposer, quiet=quiet)
     if recipe is None:
+        if dist.is_initialized():
+            raise TrainingError(f"{detector}: learns in its own way, which is not divided; run it as one process")
         outcome = _fit(model, dataset, seed, TrainingState(out / STATE, identity))
     else:
         model.set_priors(_shares(dataset))

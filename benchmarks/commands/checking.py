@@ -9,7 +9,7 @@ import typer
 
 from benchmarks.commands.common import emit, sentences
 
-__all__ = ["app", "coverage", "gate_rates", "score_scale", "score_speed"]
+__all__ = ["app", "budget", "coverage", "gate_rates", "score_scale", "score_speed"]
 
 app = typer.Typer()
 
@@ -48,12 +48,34 @@ def score_scale(
         from benchmarks.scale import measure_scale, print_scale
         from benchmarks.score import bytes_of
 
-        limit = bytes_of(memory)
+        limit, found = bytes_of(memory), []
         with Console(stderr=True).status("starting") as status:
-            found = measure_scale([int(count) for count in images.split(",")], limit, folder, status.update)
+            for one in measure_scale([int(count) for count in images.split(",")], limit, folder, status.update):
+                found.append(one)
+                if output is not None:
+                    emit(found, str(output))
         print_scale(found, limit)
+
+
+@app.command()
+def budget(
+    rate: Annotated[
+        float | None, typer.Option(help="Multiply-accumulates a second that a GPU of yours trains with.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """What training and testing the whole zoo at the papers' size would cost on VOC and COCO, from the Records."""
+    with sentences():
+        from benchmarks import budget as module
+        from benchmarks.results import COMMITTED, read_records
+
+        records = list(read_records(COMMITTED))
+        costs, measured = module.budget(records), module.rates(records)
+        if rate is not None:
+            measured["cuda, as --rate says"] = rate
+        module.print_budget(costs, measured)
         if output is not None:
-            emit(found, str(output))
+            emit(module.as_json(costs, measured), str(output))
 
 
 @app.command("gate-rates")

@@ -56,7 +56,7 @@ class Spill:
         """
         if not len(rows):
             return
-        left = memoryview(np.ascontiguousarray(rows).view(np.uint8))
+        left = np.ascontiguousarray(rows).view(np.uint8).data
         begin = self._end
         try:
             while left:
@@ -97,7 +97,7 @@ class Spill:
                 yield rows
 
     def _fill(self, rows: Rows, begin: int) -> None:
-        left = memoryview(rows.view(np.uint8))
+        left = rows.view(np.uint8).data
         while left:
             done = os.preadv(self._file.fileno(), [left], begin)
             begin += done

@@ -59,6 +59,9 @@ _ROW = 320
 _SHORTEST_ROW = 60
 """Bytes of text that a detection takes at least."""
 
+_READING = 8
+"""Bytes that a byte of a window takes while it is read."""
+
 _LEAST = 64 << 20
 
 Tell = Callable[[str, int, int], None]
@@ -86,7 +89,7 @@ class Limits:
                 f"need {_LEAST / 1e6:.0f} MB at least; give more"
             )
         window = min(room // 16, 16 << 20)
-        return cls(rows=(room - 4 * window) // _ROW, window=window)
+        return cls(rows=(room - _READING * window) // _ROW, window=window)
 
 
 def stream_score(
