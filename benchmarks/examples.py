@@ -18,9 +18,13 @@ CLASSES, DETECTIONS_PER_IMAGE = 80, 100
 _BLOCK = 10_000
 """Images that are drawn at one time."""
 
-_IMAGE = ('{"id": @, "width": 640, "height": 480}', (0,))
-_OBJECT = ('{"id": @, "image_id": @, "category_id": @, "bbox": [@, @, @, @], "area": @, "iscrowd": @}', (0,) * 3 + (2,) * 4 + (3, 0))  # fmt: skip  # noqa: E501
-_FOUND = ('{"image_id": @, "category_id": @, "bbox": [@, @, @, @], "score": @}', (0, 0, *(13,) * 4, 16))
+_Form = tuple[str, tuple[int, ...]]
+_IMAGE: _Form = ('{"id": @, "width": 640, "height": 480}', (0,))
+_OBJECT: _Form = (
+    '{"id": @, "image_id": @, "category_id": @, "bbox": [@, @, @, @], "area": @, "iscrowd": @}',
+    (0, 0, 0, 2, 2, 2, 2, 3, 0),
+)
+_FOUND: _Form = ('{"image_id": @, "category_id": @, "bbox": [@, @, @, @], "score": @}', (0, 0, 13, 13, 13, 13, 16))
 
 Floats = NDArray[np.float64]
 
@@ -40,7 +44,7 @@ def write_example(
     with gt.open("wb") as truth, found.open("wb") as results:
         truth.write(b'{"images": [')
         for start in range(0, images, _BLOCK):
-            ids = np.arange(start, min(start + _BLOCK, images)) + 1.0
+            ids = np.arange(start + 1, min(start + _BLOCK, images) + 1, dtype=np.float64)
             truth.write((b", " if start else b"") + _text(*_IMAGE, ids[:, None]))
         kinds = [{"id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)]
         truth.write(b'], "categories": ' + json.dumps(kinds).encode() + b', "annotations": [')

@@ -32,6 +32,7 @@ from benchmarks.metrics import scores_of
 from benchmarks.metrics.coco import Curves, Tally, curves_of, objects_to_find
 from benchmarks.metrics.data import (
     GroundTruth,
+    Note,
     Oddities,
     Results,
     ScoreError,
@@ -62,7 +63,7 @@ _SHORTEST_ROW = 60
 _READING = 8
 """Bytes that a byte of a window takes while it is read."""
 
-_LEAST = 64 << 20
+_LEAST, _HEAD = 64 << 20, 1 << 16
 
 Tell = Callable[[str, int, int], None]
 
@@ -146,8 +147,21 @@ def stream_score(
         objects.close()
         found.close()
         curves, voc = _curves(judged, counts, limits.rows, folder, tell)
-    notes = (*looked[0].notes(), *looked[1].notes())
+    notes = (*looked[0].notes(), *looked[1].notes(), *_masks(detections))
     return scores_of(frame, curves, voc, counts.objects, notes, protocol)
+
+
+def _masks(files: Sequence[Path]) -> list[Note]:
+    """A note where files begin with masks, which are not scored here."""
+    found = []
+    for path in files:
+        with path.open("rb") as file:
+            if b'"segmentation"' in file.read(_HEAD):
+                found.append(path)
+    if not found:
+        return []
+    message = f"the masks of {found[0]} are not scored, only boxes: masks need all detections at once, without --memory"
+    return [Note(kind="masks_left_out", count=len(found), message=message)]
 
 
 class _Counts:

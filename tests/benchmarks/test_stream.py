@@ -148,7 +148,11 @@ def test_ids_and_entries_of_unusual_shape(tmp_path: Path) -> None:
     for entry in detections[::7]:
         entry["segmentation"] = {"size": [2, 2], "counts": '}]\\"'}
     truth, files = write(tmp_path, gt, detections)
-    assert parts(truth, files, 30, 500) == score(gt, detections)
+    found, expected = parts(truth, files, 30, 500), score(gt, detections)
+    note = found["notes"].pop()
+    assert found == expected
+    assert note["kind"] == "masks_left_out"
+    assert "part-0.json are not scored" in note["message"]
 
 
 @pytest.mark.parametrize(
