@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,7 @@ def measure_scale(
         with tempfile.TemporaryDirectory(dir=folder) as name:
             place = Path(name)
             tell(f"{count:,} images: writing")
-            gt, detections = write_example(
-                place, count, tell=lambda done, count=count: tell(f"{count:,} images: writing, {done:,} done")
-            )
+            gt, detections = write_example(place, count, tell=partial(_written, tell, count))
             out, whole = place / "parts.json", place / "whole.json"
             program = f"import os, tempfile\ntempfile.tempdir = {name!r}\nMEMORY = {memory}\n{_IN_PARTS}"
             if number == 0:  # once more, so that no machine code is made while time is taken
@@ -69,6 +68,10 @@ def measure_scale(
                 "mib": run.mib,
                 "equal": equal,
             }
+
+
+def _written(tell: Callable[[str], None], count: int, done: int) -> None:
+    tell(f"{count:,} images: writing, {done:,} done")
 
 
 def print_scale(found: Sequence[Mapping[str, Any]], memory: int, console: Console | None = None) -> None:

@@ -60,7 +60,8 @@ def assert_like_one(out: Path, alone: Path, count: int) -> None:
     (ours,), (theirs,) = (
         [Record.read(path) for path in (folder / "evaluated").glob("accuracy.*")] for folder in (out, alone)
     )
-    assert ours == theirs
+    # The tree may have changed between the two, as it does for who works on it while tests run.
+    assert ours.model_copy(update={"commit": theirs.commit}) == theirs
     assert ours.metrics["fd"]["FD5"] < 1, "the detections should be worth a score"
     assert ours.metrics["detections"] == 160 * toy.IMAGES
 
