@@ -148,8 +148,16 @@ class _Run:
     """A training between two steps, and how it takes the next."""
 
     def __init__(
-        self, model: Detector, recipe: Recipe, seed: int, out: Path, states: TrainingState, device: torch.device
+        self,
+        model: Detector,
+        recipe: Recipe,
+        seed: int,
+        out: Path,
+        states: TrainingState,
+        device: torch.device,
+        accumulate: int = 1,
     ) -> None:
+        self.accumulate, self.part = accumulate, 0
         self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
         self.states, self.log = states, out / "losses.jsonl"
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -157,6 +165,11 @@ class _Run:
         if recipe.batch % self.world:
             raise TrainingError(
                 f"a batch of {recipe.batch} cannot be divided among {self.world} processes; choose --batch"
+            )
+        if accumulate < 1 or recipe.batch // self.world % accumulate:
+            raise TrainingError(
+                f"{recipe.batch // self.world} images of a process cannot be divided into {accumulate} parts; choose "
+                "another --accumulate"
             )
         if recipe.stages and self.world > 1:
             raise TrainingError("a training in stages changes what learns on its way; run it as one process")
@@ -227,13 +240,14 @@ class _Run:
         self._set_seed()
 
     def take(self, images: list[Tensor], targets: list[Target], precision: AbstractContextManager[Any]) -> Tensor:
-        """One step, and the losses before it, in the order of `names`."""
-        self._set_seed()
+        """One step, or one of the parts that make one, and the losses before it, in the order of `names`."""
         stage, begun, _ = self.recipe.stage_at(self.step)
-        self.enter(stage)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.rate(self.step) * group["factor"]
-        with precision:
+        if self.part == 0:
+            self._set_seed()
+            self.enter(stage)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.recipe.rate(self.step) * group["factor"]
+        with precision, self._alone():
             losses = self.parallel([image.to(self.device) for image in images], targets)
         self.names, values = tuple(losses), torch.stack(list(losses.values()))
         total = values.sum()
@@ -243,15 +257,27 @@ class _Run:
                 f"step {self.step}: the loss is not finite ({parts}); lower --lr, or set clip_norm in the recipe. "
                 f"The last state before it is in {self.states.path}"
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        if self.part == 0:
+            self.optimizer.zero_grad(set_to_none=True)
+            self.losses = torch.zeros_like(values, requires_grad=False)
+        (total / self.accumulate).backward()
+        self.losses += values.detach() / self.accumulate
+        self.part = (self.part + 1) % self.accumulate
+        if self.part:
+            return self.losses
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self.step += 1
         if self.average is not None:
             self.average.update(self.model, self.step - begun)
-        return values.detach()
+        return self.losses
+
+    def _alone(self) -> AbstractContextManager[Any]:
+        """Gradients of all parts but the last need not be sent to the other processes."""
+        if isinstance(self.parallel, DistributedDataParallel) and self.part < self.accumulate - 1:
+            return self.parallel.no_sync()
+        return nullcontext()
 
     def note(self, values: Tensor) -> None:
         """Keep the losses of a step, in the log too."""
@@ -286,6 +312,7 @@ def fit_by_gradient(
     device: torch.device,
     workers: int = 0,
     checkpoint_every: int = 250,
+    accumulate: int = 1,
     amp: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -293,7 +320,8 @@ def fit_by_gradient(
 
     The state goes to `out/state.pt` every `checkpoint_every` steps and after the step in which Ctrl-C or SIGTERM
     comes; where that file exists,
-    training goes on from it. The losses of every 50th step go to `out/losses.jsonl`.
+    training goes on from it, with as many processes and parts as there are then: each step has the same images, but
+    what is drawn for each part, and sums, differ. The losses of every 50th step go to `out/losses.jsonl`.
 
     Args:
         model: With fresh weights, equal in all processes.
@@ -305,6 +333,9 @@ def fit_by_gradient(
         device: Where to train.
         workers: Processes that load images.
         checkpoint_every: Steps between states.
+        accumulate: Parts into which a process divides its share of a batch: gradients are the mean over processes and
+            parts, as if all images were one batch where a loss is a mean over images. (Where it is a mean over objects,
+            each part has its own; batch normalisation, too, sees only a part.)
         amp: Run the forward pass in bfloat16; detectors compute their losses from what it gives in float32.
         quiet: No progress.
 
@@ -312,10 +343,10 @@ def fit_by_gradient(
         TrainingError: A loss is not finite, the state belongs to another run, or the batch cannot be divided.
         ValueError: The recipe has sizes that the detector cannot take, or stages that it does not have.
     """
-    run = _Run(model, recipe, seed, out, TrainingState(out / STATE, identity), device)
+    run = _Run(model, recipe, seed, out, TrainingState(out / STATE, identity), device, accumulate)
     loader = DataLoader(
         Draws(dataset, recipe, seed),
-        batch_size=recipe.batch // run.world,
+        batch_size=recipe.batch // run.world // accumulate,
         sampler=run.positions(),
         collate_fn=_collate,
         num_workers=workers,
@@ -330,8 +361,11 @@ def fit_by_gradient(
     try:
         with Interrupts() as interrupts:
             for images, targets in loader:
-                run.resize(run.step == first)
+                if run.part == 0:
+                    run.resize(run.step == first)
                 values = run.take(images, targets, _precision(device, amp))
+                if run.part:
+                    continue
                 last = run.step == recipe.steps
                 if last or run.step % 50 == 0:
                     run.note(values)
@@ -344,8 +378,15 @@ def fit_by_gradient(
         if own_size is not None:
             model.resize(own_size)
     run.end()
-    course = _course(run.log)
-    return {"steps": run.step, "seconds": round(run.states.seconds, 1), "losses": run.recent, "course": course}
+    found = {
+        "steps": run.step,
+        "seconds": round(run.states.seconds, 1),
+        "losses": run.recent,
+        "course": _course(run.log),
+    }
+    # Records from before there were several say nothing of them.
+    several = {"processes": run.world, "accumulated": accumulate}
+    return found | {name: count for name, count in several.items() if count > 1}
 
 
 def _course(path: Path, most: int = 60) -> list[list[float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from benchmarks.metrics import (
 from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
 from benchmarks.multiscale import protocol_named
+from benchmarks.processes import Share, join_processes
 from benchmarks.proposals import remembering
 from benchmarks.protocol import identities
 from benchmarks.provenance import commit, sha256, versions
@@ -224,23 +226,28 @@ def detect(
     batch: int = 1,
     limit: int | None = None,
     told: Callable[[list[Tensor], list[Target]], list[Detections]] | None = None,
+    share: Share | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels).
+
+    Given a `share`, this process looks at its images only, and the first one returns the detections of all.
 
     Where the detector answers masks, each has its `segmentation` in compressed RLE. Given `told`, it answers in place
     of `model(images)`, and is told what is in the images, by the labels of the detector.
     """
     categories = categories or category_of_label(dataset, model.num_classes)
     model.to(device).eval()
-    rows: list[dict[str, Any]] = []
+    rows: dict[int, list[dict[str, Any]]] = {}
     count = min(len(dataset), limit or len(dataset))
+    share = share or Share()
+    positions = share.positions(count)
     console = Console(stderr=True)
-    steps: Iterable[int] = range(0, count, batch)
-    if not quiet:
+    steps: Iterable[int] = range(0, len(positions), batch)
+    if not quiet and share.rank == 0:
         steps = track(list(steps), description=f"detecting on {dataset.name} {dataset.split}", console=console)
     for start in steps:
-        indices = range(start, min(start + batch, count))
+        indices = positions[start : start + batch]
         items = [dataset[index] for index in indices]
         images = [image.to(device) for image, _ in items]
         with torch.inference_mode():
@@ -249,8 +256,8 @@ def detect(
             else:
                 answers = told(images, [_relabelled(target, dataset, categories).to(device) for _, target in items])
         for index, answer in zip(indices, answers, strict=True):
-            rows += coco_rows(answer, dataset.image_ids[index], categories)
-    return rows
+            rows[index] = coco_rows(answer, dataset.image_ids[index], categories)
+    return [row for found in share.gather(rows, count).values() for row in found]
 
 
 def coco_rows(answer: Detections, image_id: int, categories: tuple[int | None, ...]) -> list[dict[str, Any]]:
@@ -277,9 +284,11 @@ def _relabelled(target: Target, dataset: Dataset, categories: tuple[int | None, 
 
 
 def propose(
-    model: Detector, dataset: Dataset, *, device: str = "cpu", quiet: bool = False
+    model: Detector, dataset: Dataset, *, device: str = "cpu", share: Share | None = None, quiet: bool = False
 ) -> dict[int | str, NDArray[np.float64]]:
     """By image id the regions that a detector looks at, x, y, width, height `[P, 4]`, the likeliest first.
+
+    `share` is as of `detect`.
 
     Raises:
         EvaluationError: It looks at no regions.
@@ -288,17 +297,18 @@ def propose(
     if ask is None:
         raise EvaluationError(f"{type(model).__name__} proposes no regions")
     model.to(device).eval()
-    indices: Iterable[int] = range(len(dataset))
-    if not quiet:
+    share = share or Share()
+    indices: Iterable[int] = share.positions(len(dataset))
+    if not quiet and share.rank == 0:
         indices = track(list(indices), description="proposing", console=Console(stderr=True))
-    found: dict[int | str, NDArray[np.float64]] = {}
+    found: dict[int, NDArray[np.float64]] = {}
     for index in indices:
         with torch.inference_mode():
             (boxes,) = ask([dataset[index][0].to(device)])
         boxes = boxes.double().cpu()
         boxes[:, 2:] -= boxes[:, :2]
-        found[dataset.image_ids[index]] = boxes.numpy()
-    return found
+        found[index] = boxes.numpy()
+    return {dataset.image_ids[index]: regions for index, regions in share.gather(found, len(dataset)).items()}
 
 
 def _windows(model: Detector, dataset: Dataset) -> int | None:
@@ -340,10 +350,13 @@ def evaluate(
     from 1,000 resamples of the images. Of a detector that looks at regions the recall of these is measured too, from a
     second pass over the images that ends with the regions.
 
+    Under `torchrun` the images are shared out among all processes, each image to exactly one; the first process scores
+    and writes, and all return the same Record.
+
     Args:
         subject: What detects.
         dataset: Where.
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: `cpu`, `cuda` or `cuda:N`; under `torchrun` `cuda` is the device of each process's place.
         batch: Images a step.
         multi_scale: Name of a protocol of `benchmarks.multiscale` or `benchmarks.keypoints`: look at each image in
             several sizes. The Record says so, in its name too.
@@ -372,19 +385,32 @@ def evaluate(
     if chosen is not None:
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
+    place, share, start = str(join_processes(device, "gloo")), Share.joined(), time.monotonic()
     with remembering(subject.model, dataset, quiet=quiet):
         if soft_nms is not None:
             looks["suppression"] = soft_nms.describe()
             with suppressing(soft_nms) as asked:
-                detect(subject.model, dataset, categories=categories, device=device, limit=1, quiet=True)
+                detect(subject.model, dataset, categories=categories, device=place, limit=1, quiet=True)
             if not asked.used:
                 raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
         with suppressing(soft_nms):
             rows = detect(
-                subject.model, dataset, categories=categories, device=device, batch=batch, told=told, quiet=quiet
+                subject.model,
+                dataset,
+                categories=categories,
+                device=place,
+                batch=batch,
+                told=told,
+                share=share,
+                quiet=quiet,
             )
+        if share.count > 1 and share.rank == 0:
+            pace = len(dataset) / (time.monotonic() - start)
+            print(f"{len(dataset)} images, {pace:.1f} a second, by {share.count} processes", file=sys.stderr)
         proposes = hasattr(subject.model, "proposals")
-        regions = propose(subject.model, dataset, device=device, quiet=quiet) if proposes else None
+        regions = propose(subject.model, dataset, device=place, share=share, quiet=quiet) if proposes else None
+    if share.rank:
+        return share.tell(None)
     truth = load_ground_truth(dataset.coco())
     if out is not None:
         write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
@@ -429,4 +455,4 @@ def evaluate(
         write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))
         record.write(out)
         print(f"wrote detections.json, metrics.json and {record.name}.json to {out}", file=sys.stderr)
-    return record
+    return share.tell(record)

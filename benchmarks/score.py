@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import psutil
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from tabulate import tabulate
 
-from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, mask_ap, read_masks, score
+from benchmarks.metrics import PROTOCOLS, ScoreError, load_detections, load_ground_truth, mask_ap, read_masks, score
 
-__all__ = ["misses_table", "print_scores", "run_score"]
+__all__ = ["bytes_of", "misses_table", "print_scores", "run_score"]
+
+_GROWTH, _GROWTH_OF_OBJECTS = 3, 12
+"""Bytes of memory for each byte of the files of results and of the ground truth, where all is read at once."""
 
 
 def run_score(
@@ -23,37 +31,37 @@ def run_score(
     *,
     intervals: int = 0,
     seed: int = 0,
+    memory: int | None = None,
 ) -> dict[str, Any]:
     """Read both files, print the scores as tables and return them.
 
-    Where the detections hold masks, so do the scores: `masks`, COCO's twelve numbers on them. A detection that has
-    nothing but a mask has the box of that mask.
+    Results in several JSON files, or longer than memory, are scored in parts (`benchmarks.metrics.stream`): the same
+    numbers, of boxes, without intervals. Where the detections hold masks, so do the scores: `masks`, COCO's twelve
+    numbers on them. A detection that has nothing but a mask has the box of that mask.
 
     Args:
         gt: COCO's instances JSON.
-        detections: COCO's results JSON, or VOC's comp3/comp4 text files (a folder, a file, a pattern).
+        detections: COCO's results JSON (a file, a folder or a pattern of several), or VOC's comp3/comp4 text files
+            (likewise).
         protocol: coco, fd, voc07, voc10 or all.
         out: Where to write the scores as JSON besides; `-` writes them to the standard output, and the tables to the
             standard error.
         intervals: Resamples of the images from which 95 % intervals are taken; 0 for no intervals.
         seed: Of the resamples.
+        memory: Bytes that the process may take; by default half of what is free, where that must be kept.
 
     Raises:
         ScoreError: Input that cannot be scored, or output that cannot be written.
     """
     if intervals and intervals < 100:
         raise ScoreError(f"{intervals} resamples are too few for the ends of an interval; ask for 100 or more")
-    truth = load_ground_truth(gt)
-    entries = read_masks(detections)
-    scores = score(
-        truth,
-        load_detections(detections if entries is None else entries, truth),
-        protocol,
-        intervals=intervals,
-        seed=seed,
-    )
-    if entries is not None and protocol in ("coco", "all"):
-        scores["masks"] = mask_ap(gt, entries)
+    parts, limit = _in_parts(gt, detections, memory)
+    if limit is not None and not (intervals and memory is None and parts == [detections]):
+        if intervals:
+            raise ScoreError("--intervals: resamples need all detections at once; leave it out, or --memory")
+        scores = _score_in_parts(gt, parts, protocol, limit)
+    else:
+        scores = _score_at_once(gt, detections, protocol, intervals, seed)
     to_screen = out is not None and str(out) == "-"
     print_scores(scores, sys.stderr if to_screen else sys.stdout)
     if out is not None:
@@ -68,6 +76,75 @@ def run_score(
             except OSError as error:
                 raise ScoreError(f"{out}: cannot be written ({error.strerror}); choose another place") from error
     return scores
+
+
+def _score_at_once(gt: Path, detections: Path, protocol: str, intervals: int, seed: int) -> dict[str, Any]:
+    truth = load_ground_truth(gt)
+    entries = read_masks(detections)
+    found = load_detections(detections if entries is None else entries, truth)
+    scores = score(truth, found, protocol, intervals=intervals, seed=seed)
+    if entries is not None and protocol in ("coco", "all"):
+        scores["masks"] = mask_ap(gt, entries)
+    return scores
+
+
+def _in_parts(gt: Path, detections: Path, memory: int | None) -> tuple[list[Path], int | None]:
+    """The files of results in COCO's format, and how many bytes to keep to where they are to be scored in parts.
+
+    Raises:
+        ScoreError: Memory is limited, and there are none.
+    """
+    if detections.is_dir():
+        files = [] if any(detections.glob("comp*_det_*.txt")) else sorted(detections.glob("*.json"))
+    elif not detections.exists() and glob.has_magic(str(detections)):
+        files = [Path(name) for name in sorted(glob.glob(str(detections))) if name.endswith(".json")]
+    else:
+        files = [detections] if detections.suffix != ".txt" else []
+    if memory is not None:
+        if not files:
+            raise ScoreError(f"{detections}: holds no COCO results JSON, which --memory is for; leave it out")
+        return files, memory
+    if not all(path.is_file() for path in (gt, *files)):
+        return files, None
+    free = psutil.virtual_memory().available
+    needed = _GROWTH * sum(path.stat().st_size for path in files) + _GROWTH_OF_OBJECTS * gt.stat().st_size
+    if not files or (files == [detections] and needed <= free):
+        return files, None
+    if needed > free:
+        print(
+            f"about {needed / 1e9:.1f} GB would be needed at once, {free / 1e9:.1f} are free: scored in parts",
+            file=sys.stderr,
+        )
+    return files, free // 2
+
+
+def _score_in_parts(gt: Path, files: Sequence[Path], protocol: str, memory: int) -> dict[str, Any]:
+    from benchmarks.metrics.stream import stream_score
+
+    if protocol not in PROTOCOLS:
+        raise ScoreError(f"protocol {protocol!r} is unknown; choose one of {', '.join(PROTOCOLS)}")
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage)
+            bar.update(tasks[stage], completed=done, total=total)
+
+        return stream_score(gt, files, protocol, memory=memory, tell=tell)
+
+
+def bytes_of(text: str) -> int:
+    """Bytes from `2G`, `500M` or a number.
+
+    Raises:
+        ScoreError: It is none.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
+    if found is None:
+        raise ScoreError(f"--memory {text}: write a size such as 2G or 500M")
+    return int(float(found[1]) * 1_000 ** " kMGT".index(found[2] or " "))
 
 
 def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:

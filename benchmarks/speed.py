@@ -22,10 +22,11 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["PROGRAMS", "Run", "measure", "print_speed", "run_program", "write_example", "write_rival"]
+from benchmarks.examples import write_example
+
+__all__ = ["PROGRAMS", "Run", "measure", "print_speed", "run_program", "write_rival"]
 
 ROOT = Path(__file__).resolve().parents[1]
-CLASSES, DETECTIONS_PER_IMAGE = 80, 100
 
 _REPORT = """
 import json, resource, sys
@@ -188,56 +189,6 @@ def print_speed(found: Sequence[Mapping[str, Any]], console: Console | None = No
     console = console or Console()
     console.print(table)
     console.print("Medians. Ratio: pycocotools' CPU time, for compare hotcoco's, in that of the row.")
-
-
-def write_example(folder: Path, images: int, seed: int = 0) -> tuple[Path, Path]:
-    """A set shaped like COCO's validation set: 7 objects of 3 classes in an image, 100 detections an image.
-
-    Half of the detections lie near an object, most of them with its class; scores and boxes have all the digits that a
-    float32 prints as a double, as detectors write them.
-    """
-    rng = np.random.default_rng(seed)
-    annotations: list[dict[str, Any]] = []
-    detections: list[dict[str, Any]] = []
-    for image in range(1, images + 1):
-        objects = 1 + int(rng.poisson(6.3))
-        kinds = rng.choice(CLASSES, size=3, replace=False) + 1
-        labels = rng.choice(kinds, size=objects)
-        sides = np.minimum(rng.lognormal(3.9, 1.0, (objects, 2)), 400)
-        boxes = np.concatenate((rng.uniform(0, 1, (objects, 2)) * ((640, 480) - sides).clip(1), sides), axis=1).round(2)
-        for label, box in zip(labels, boxes, strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image,
-                    "category_id": int(label),
-                    "bbox": box.tolist(),
-                    "area": round(float(0.7 * box[2] * box[3]), 3),
-                    "iscrowd": int(rng.random() < 0.01),
-                }
-            )
-        near = rng.integers(objects, size=DETECTIONS_PER_IMAGE // 2)
-        shaken = boxes[near] + rng.normal(0, 0.08, (len(near), 4)) * np.tile(boxes[near][:, 2:], 2)
-        far = rng.uniform(0, 200, (DETECTIONS_PER_IMAGE - len(near), 4))
-        places = np.abs(np.concatenate((shaken, far))).astype(np.float32).astype(np.float64)
-        anything = rng.integers(1, CLASSES + 1, DETECTIONS_PER_IMAGE)
-        chosen = np.concatenate((labels[near], rng.choice(kinds, size=len(far))))
-        chosen = np.where(rng.random(DETECTIONS_PER_IMAGE) < 0.3, anything, chosen)
-        scores = (rng.random(DETECTIONS_PER_IMAGE) ** 2).astype(np.float32).astype(np.float64)
-        for label, box, score in zip(chosen.tolist(), places.tolist(), scores.tolist(), strict=True):
-            detections.append({"image_id": image, "category_id": label, "bbox": box, "score": score})
-    gt, found = folder / "gt.json", folder / "detections.json"
-    gt.write_text(
-        json.dumps(
-            {
-                "images": [{"id": i, "width": 640, "height": 480} for i in range(1, images + 1)],
-                "categories": [{"id": k, "name": f"class {k}"} for k in range(1, CLASSES + 1)],
-                "annotations": annotations,
-            }
-        )
-    )
-    found.write_text(json.dumps(detections))
-    return gt, found
 
 
 def write_rival(detections: Path, out: Path, seed: int = 1) -> Path:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.speed import DETECTIONS_PER_IMAGE, PROGRAMS, Run, run_program, write_example
+from benchmarks.examples import DETECTIONS_PER_IMAGE, write_example
+from benchmarks.speed import PROGRAMS, Run, run_program
 
 IMAGES = 5000
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from benchmarks import hardware
 from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.descent import STATE, fit_by_gradient, seed_of_start
 from benchmarks.evaluate import dataset_id
+from benchmarks.processes import join_processes
 from benchmarks.proposals import proposer_of, with_proposals
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights
@@ -55,6 +55,7 @@ def train(
     threads: int | None = None,
     workers: int = 0,
     checkpoint_every: int = 250,
+    accumulate: int = 1,
     amp: bool | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -78,12 +79,14 @@ def train(
         threads: Of torch on the CPU; None leaves torch's choice.
         workers: Processes that load images.
         checkpoint_every: Steps between states.
+        accumulate: Parts into which each process divides its share of a batch, for want of memory.
         amp: Run the forward pass in bfloat16; None does so on CUDA only. Processors with bfloat16 instructions train
             up to twice as fast, others slower.
         quiet: No progress.
 
     Raises:
-        TrainingError: See `fit_by_gradient`; or the detector has no recipe.
+        TrainingError: See `fit_by_gradient`; or the detector has no recipe, or learns without gradients and several
+            processes are to train it.
     """
     spec, benchmark = CATALOG[detector], BENCHMARKS[dataset_name]
     place = _prepare(device, threads)
@@ -117,6 +120,8 @@ def train(
     if (proposer := proposer_of(model)) is not None:
         dataset = with_proposals(dataset, proposer, quiet=quiet)
     if recipe is None:
+        if dist.is_initialized():
+            raise TrainingError(f"{detector}: learns in its own way, which is not divided; run it as one process")
         outcome = _fit(model, dataset, seed, TrainingState(out / STATE, identity))
     else:
         model.set_priors(_shares(dataset))
@@ -130,6 +135,7 @@ def train(
             device=place,
             workers=workers,
             checkpoint_every=checkpoint_every,
+            accumulate=accumulate,
             amp=amp,
             quiet=quiet,
         )
@@ -174,7 +180,7 @@ def _prepare(device: str, threads: int | None) -> torch.device:
         torch.use_deterministic_algorithms(True, warn_only=True)
         # That would also fill each new tensor with NaN before it is written, a tenth of a small detector's step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return _join_processes(device)
+    return join_processes(device)
 
 
 def _fit(model: Detector, dataset: Dataset, seed: int, states: TrainingState) -> dict[str, Any]:
@@ -193,12 +199,3 @@ def _shares(dataset: Dataset) -> Tensor:
         (height, width), target = dataset.size(index), dataset.target(index)
         found.append(target.boxes[~target.ignore] / torch.tensor([width, height, width, height]))
     return torch.cat(found)
-
-
-def _join_processes(device: str) -> torch.device:
-    """The device of this process; under `torchrun`, after joining the others."""
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return torch.device(device)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return torch.device("cuda", int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device("cpu")

@@ -9,7 +9,7 @@ import typer
 
 from benchmarks.commands.common import Device, Threads, emit, sentences
 
-__all__ = ["app", "coverage", "gate_rates", "hardware", "score_speed"]
+__all__ = ["app", "budget", "coverage", "gate_rates", "hardware", "score_scale", "score_speed"]
 
 app = typer.Typer()
 
@@ -32,6 +32,50 @@ def score_speed(
         print_speed(found)
         if output is not None:
             emit(found, str(output))
+
+
+@app.command("score-scale")
+def score_scale(
+    images: Annotated[str, typer.Option(help="Sizes of the generated sets, with commas.")] = "10000,100000",
+    memory: Annotated[str, typer.Option(help="What scoring may take, such as 2G.")] = "2G",
+    folder: Annotated[Path | None, typer.Option(help="For temporary files, 25 kB an image.")] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """How time and memory of `score --memory` grow with the images (minutes; 1000000 images are 15 GB of text)."""
+    with sentences():
+        from rich.console import Console
+
+        from benchmarks.scale import measure_scale, print_scale
+        from benchmarks.score import bytes_of
+
+        limit, found = bytes_of(memory), []
+        with Console(stderr=True).status("starting") as status:
+            for one in measure_scale([int(count) for count in images.split(",")], limit, folder, status.update):
+                found.append(one)
+                if output is not None:
+                    emit(found, str(output))
+        print_scale(found, limit)
+
+
+@app.command()
+def budget(
+    rate: Annotated[
+        float | None, typer.Option(help="Multiply-accumulates a second that a GPU of yours trains with.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+) -> None:
+    """What training and testing the whole zoo at the papers' size would cost on VOC and COCO, from the Records."""
+    with sentences():
+        from benchmarks import budget as module
+        from benchmarks.results import COMMITTED, read_records
+
+        records = list(read_records(COMMITTED))
+        costs, measured = module.budget(records), module.rates(records)
+        if rate is not None:
+            measured["cuda, as --rate says"] = rate
+        module.print_budget(costs, measured)
+        if output is not None:
+            emit(module.as_json(costs, measured), str(output))
 
 
 @app.command("gate-rates")

@@ -17,7 +17,9 @@ app = typer.Typer()
 @app.command()
 def score(
     gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
-    detections: Annotated[Path, typer.Option(help="COCO results JSON, or VOC comp3/comp4 text files.")],
+    detections: Annotated[
+        Path, typer.Option(help="COCO results JSON (also a folder of several), or VOC comp3/comp4 text files.")
+    ],
     protocol: Annotated[str, typer.Option(help="coco, fd, voc07, voc10 or all.")] = "all",
     output: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     intervals: Annotated[int, typer.Option(help="95 % intervals from so many resamples of the images.")] = 0,
@@ -25,15 +27,21 @@ def score(
     record: Annotated[str | None, typer.Option(help="Write a Record for `python -m reports`, of this name.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the Record; default runs/NAME.")] = None,
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+    memory: Annotated[
+        str | None, typer.Option(help="Keep within so much, such as 2G: scores in parts, on disk, without intervals.")
+    ] = None,
 ) -> None:
     """Score a file of results. Exit status 2 on bad input."""
     with sentences():
         from benchmarks.exchange import write_record
-        from benchmarks.score import run_score
+        from benchmarks.score import bytes_of, run_score
 
+        if record is not None and memory is not None:
+            raise ValueError("--record: keeps a copy of the results, which --memory is to spare; leave one of them out")
         if record is not None and protocol != "all":
             raise ValueError(f"--protocol {protocol}: a Record holds the numbers of all; leave it out")
-        scores = run_score(gt, detections, protocol, output, intervals=intervals, seed=seed)
+        limit = None if memory is None else bytes_of(memory)
+        scores = run_score(gt, detections, protocol, output, intervals=intervals, seed=seed, memory=limit)
         if record is not None:
             print(write_record(record, scores, gt, detections, out or Path("runs") / record, note))
 

@@ -74,6 +74,7 @@ def evaluate(
 
         from benchmarks.datasets import open_dataset
         from benchmarks.evaluate import evaluate as run
+        from benchmarks.processes import Share
         from benchmarks.score import print_scores
         from ops.nms import Suppression
 
@@ -97,7 +98,8 @@ def evaluate(
             note=note,
             out=out,
         )
-        print_scores(record.metrics)
+        if Share.joined().rank == 0:
+            print_scores(record.metrics)
 
 
 @app.command()

@@ -79,6 +79,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
     device: Device = "cpu",
     threads: Threads = None,
+    accumulate: Annotated[int, typer.Option(help="Parts of a process's share of a batch, for want of memory.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between states to resume from.")] = 250,
     amp: Annotated[bool | None, typer.Option(help="bfloat16 forward passes. Left out: on CUDA only.")] = None,
@@ -104,6 +105,7 @@ def train(
             device=device,
             threads=threads,
             workers=workers,
+            accumulate=accumulate,
             checkpoint_every=checkpoint_every,
             amp=amp,
         )

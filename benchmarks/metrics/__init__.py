@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.metrics.bootstrap import resample
 from benchmarks.metrics.coco import (
@@ -57,6 +58,7 @@ __all__ = [
     "read_masks",
     "score",
     "score_matches",
+    "scores_of",
 ]
 
 PROTOCOLS = ("coco", "fd", "voc07", "voc10", "all")
@@ -118,13 +120,26 @@ def image_intervals(scores: Mapping[str, Any], matches: Matches, draws: int = 1_
 
 def score_matches(truth: GroundTruth, results: Results, matches: Matches, protocol: str = "all") -> dict[str, Any]:
     """What `score` returns, of detections that are matched already."""
-    curves = accumulate(matches)
-    ap07, ap10 = voc_average_precision(matches)
+    objects = np.bincount(truth.category[~truth.crowd], minlength=len(truth.category_ids))
+    notes = (*truth.notes, *results.notes)
+    return scores_of(truth, accumulate(matches), voc_average_precision(matches), objects, notes, protocol)
+
+
+def scores_of(
+    truth: GroundTruth,
+    curves: Curves,
+    voc: tuple[NDArray[np.float64], NDArray[np.float64]],
+    objects: NDArray[np.int64],
+    notes: Sequence[Note],
+    protocol: str = "all",
+) -> dict[str, Any]:
+    """What `score` returns, from the curves, VOC's two averages and the number of objects of each class."""
+    ap07, ap10 = voc
 
     def asked(name: str, value: float | None) -> float | None:
         return value if protocol in (name, "all") else None
 
-    objects = np.bincount(truth.category[~truth.crowd], minlength=len(truth.category_ids)).tolist()
+    counts = objects.tolist()
     per_class = {}
     for k, label in enumerate(truth.labels):
         precision = curves.precision[0, k]
@@ -134,7 +149,7 @@ def score_matches(truth: GroundTruth, results: Results, matches: Matches, protoc
             "FD": asked("fd", one_minus_mean(precision[FD])),
             "AP07": asked("voc07", mean_or_none(ap07[[k]])),
             "AP10": asked("voc10", mean_or_none(ap10[[k]])),
-            "objects": objects[k],
+            "objects": counts[k],
         }
     return {
         "stats": {key: asked("coco", value) for key, value in coco_stats(curves).items()},
@@ -142,7 +157,7 @@ def score_matches(truth: GroundTruth, results: Results, matches: Matches, protoc
         "voc": {"mAP07": asked("voc07", mean_or_none(ap07)), "mAP10": asked("voc10", mean_or_none(ap10))},
         "per_class": per_class,
         "protocol": _settings(protocol, truth),
-        "notes": [*truth.notes, *results.notes],
+        "notes": list(notes),
     }
 
 

@@ -8,6 +8,7 @@ list of detections cannot be scored (AP is 0).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ __all__ = [
     "Curves",
     "accumulate",
     "coco_stats",
+    "curves_of",
     "mean_or_none",
     "precision_curves",
 ]
@@ -50,24 +52,65 @@ class Curves:
     objects: NDArray[np.int64]
 
 
+class Tally:
+    """Precision and recall of one class, while its detections come by in descending order of score."""
+
+    def __init__(self, objects: NDArray[np.int64]) -> None:
+        """`objects` are those that are not ignored, by scale `[4]`."""
+        scales, thresholds = len(AREAS), len(THRESHOLDS)
+        self._objects, self._needed = objects, _needed(objects, RECALLS)
+        self._found = np.zeros((len(MAX_DETECTIONS), scales, thresholds), dtype=np.int64)
+        self._right = np.zeros((scales, thresholds), dtype=np.int64)
+        self._wrong = np.zeros((scales, thresholds), dtype=np.int64)
+        self._best = np.zeros((scales, thresholds, len(RECALLS)))
+
+    def add(
+        self,
+        rows: NDArray[np.int64],
+        rank: NDArray[np.int32],
+        matched: NDArray[np.uint32],
+        ignored: NDArray[np.uint32],
+    ) -> None:
+        """The next detections: `rows` of `rank`, `matched` and `ignored`, which are those of `Matches`."""
+        most = np.array(MAX_DETECTIONS)
+        _walk(rows, rank, matched, ignored, self._needed, most, self._found, self._right, self._wrong, self._best)
+
+    def read(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Precision `[4, 19, 101]` and recall `[3, 4, 19]` as in `Curves`, of the detections up to now."""
+        precision = np.maximum.accumulate(self._best[..., ::-1], axis=-1)[..., ::-1].copy()
+        recall = self._found / np.maximum(self._objects, 1)[:, None]
+        precision[self._objects == 0] = np.nan
+        recall[:, self._objects == 0] = np.nan
+        return precision, recall
+
+
 def accumulate(matches: Matches) -> Curves:
     """Walk down each class's detections by score and read precision and recall."""
-    objects = np.zeros((len(AREAS), matches.classes), dtype=np.int64)
-    for a in range(len(AREAS)):
-        counted = matches.truth_category[~matches.truth_ignored[:, a]]
-        objects[a] = np.bincount(counted, minlength=matches.classes)
-    precision, recall = _accumulate(
-        matches.order,
-        matches.starts,
-        matches.rank,
-        matches.matched,
-        matches.ignored,
-        objects,
-        RECALLS,
-        np.array(MAX_DETECTIONS),
-        len(THRESHOLDS),
-    )
+    objects = objects_to_find(matches)
+
+    def walked(k: int) -> Tally:
+        tally = Tally(objects[:, k])
+        rows = matches.order[matches.starts[k] : matches.starts[k + 1]]
+        tally.add(rows, matches.rank, matches.matched, matches.ignored)
+        return tally
+
+    return curves_of(objects, map(walked, range(matches.classes)))
+
+
+def curves_of(objects: NDArray[np.int64], tallies: Iterable[Tally]) -> Curves:
+    """The curves of all classes, from the objects that are not ignored `[4, K]` and what was counted of each class."""
+    classes = objects.shape[1]
+    precision = np.empty((len(AREAS), classes, len(THRESHOLDS), len(RECALLS)))
+    recall = np.empty((len(MAX_DETECTIONS), len(AREAS), classes, len(THRESHOLDS)))
+    for k, tally in enumerate(tallies):
+        precision[:, k], recall[:, :, k] = tally.read()
     return Curves(precision, recall, objects)
+
+
+def objects_to_find(matches: Matches) -> NDArray[np.int64]:
+    """How many objects are not ignored, by scale and class `[4, K]`."""
+    counted = [matches.truth_category[~matches.truth_ignored[:, a]] for a in range(len(AREAS))]
+    return np.stack([np.bincount(one, minlength=matches.classes) for one in counted])
 
 
 def coco_stats(curves: Curves) -> dict[str, float | None]:
@@ -103,63 +146,66 @@ def mean_or_none(values: NDArray[np.float64]) -> float | None:
 
 
 @compiled
-def _accumulate(
-    order: NDArray[np.int64],
-    starts: NDArray[np.int64],
+def _needed(objects: NDArray[np.int64], recalls: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many finds reach each recall, by scale `[4, 101]`."""
+    needed = np.ones((len(objects), len(recalls)), dtype=np.int64)
+    for a in range(len(objects)):
+        total = objects[a]
+        for r in range(len(recalls)):
+            if total > 0:
+                count = max(1, int(recalls[r] * total) - 1)
+                while count / total < recalls[r]:
+                    count += 1
+                needed[a, r] = count
+    return needed
+
+
+@compiled
+def _walk(
+    rows: NDArray[np.int64],
     rank: NDArray[np.int32],
     matched: NDArray[np.uint32],
     ignored: NDArray[np.uint32],
-    objects: NDArray[np.int64],
-    recalls: NDArray[np.float64],
+    needed: NDArray[np.int64],
     max_detections: NDArray[np.int64],
-    thresholds: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    scales, classes = objects.shape
-    precision = np.full((scales, classes, thresholds, len(recalls)), np.nan)
-    recall = np.full((len(max_detections), scales, classes, thresholds), np.nan)
+    found: NDArray[np.int64],
+    right: NDArray[np.int64],
+    wrong: NDArray[np.int64],
+    best: NDArray[np.float64],
+) -> None:
+    """Add detections to `found`, `right` and `wrong`, and to `best`.
+
+    Precision only falls between two finds, so it is taken at finds; `best[a, t, r]` is the highest from the find that
+    reaches recall r to the last before the next recall.
+    """
+    scales, thresholds, points = best.shape
     least = 2.0**-52
     everywhere = np.uint32((1 << thresholds) - 1)
     one = np.uint32(1)
-    at = np.empty(len(recalls), dtype=np.int64)
-    for k in range(classes):
-        for a in range(scales):
-            total = objects[a, k]
-            if total == 0:
+    for a in range(scales):
+        wrong_everywhere = 0
+        at = np.zeros(thresholds, dtype=np.int64)
+        for t in range(thresholds):
+            while at[t] + 1 < points and needed[a, at[t] + 1] <= right[a, t]:
+                at[t] += 1
+        for d in rows:
+            if rank[d] >= max_detections[-1] or ignored[d, a] == everywhere:
                 continue
-            found = np.zeros((len(max_detections), thresholds), dtype=np.int64)
-            right = np.zeros(thresholds, dtype=np.int64)
-            wrong = np.zeros(thresholds, dtype=np.int64)
-            wrong_everywhere = 0
-            # Precision when the j-th object is found: between two finds it only falls, so these are all that count.
-            curve = np.zeros((thresholds, total + 1))
-            for place in range(starts[k], starts[k + 1]):
-                d = order[place]
-                if rank[d] >= max_detections[-1] or ignored[d, a] == everywhere:
-                    continue
-                if matched[d, a] == 0 and ignored[d, a] == 0:
-                    wrong_everywhere += 1
-                    continue
-                for t in range(thresholds):
-                    if (ignored[d, a] >> np.uint32(t)) & one:
-                        continue
-                    if (matched[d, a] >> np.uint32(t)) & one:
-                        right[t] += 1
-                        curve[t, right[t]] = right[t] / (wrong[t] + wrong_everywhere + right[t] + least)
-                        for m in range(len(max_detections)):
-                            if rank[d] < max_detections[m]:
-                                found[m, t] += 1
-                    else:
-                        wrong[t] += 1
-            for r in range(len(recalls)):
-                needed = max(1, int(recalls[r] * total) - 1)
-                while needed / total < recalls[r]:
-                    needed += 1
-                at[r] = needed
+            if matched[d, a] == 0 and ignored[d, a] == 0:
+                wrong_everywhere += 1
+                continue
             for t in range(thresholds):
-                for m in range(len(max_detections)):
-                    recall[m, a, k, t] = found[m, t] / total
-                for j in range(right[t] - 1, 0, -1):
-                    curve[t, j] = max(curve[t, j], curve[t, j + 1])
-                for r in range(len(recalls)):
-                    precision[a, k, t, r] = curve[t, at[r]] if at[r] <= right[t] else 0.0
-    return precision, recall
+                if (ignored[d, a] >> np.uint32(t)) & one:
+                    continue
+                if (matched[d, a] >> np.uint32(t)) & one:
+                    right[a, t] += 1
+                    while at[t] + 1 < points and needed[a, at[t] + 1] <= right[a, t]:
+                        at[t] += 1
+                    precision = right[a, t] / (wrong[a, t] + wrong_everywhere + right[a, t] + least)
+                    best[a, t, at[t]] = max(best[a, t, at[t]], precision)
+                    for m in range(len(max_detections)):
+                        if rank[d] < max_detections[m]:
+                            found[m, a, t] += 1
+                else:
+                    wrong[a, t] += 1
+        wrong[a] += wrong_everywhere

@@ -12,8 +12,9 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
@@ -23,7 +24,20 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics.scan import read_bytes, scan_results
 
-__all__ = ["GroundTruth", "Note", "Results", "ScoreError", "load_detections", "load_ground_truth", "read_json"]
+__all__ = [
+    "GroundTruth",
+    "Note",
+    "Oddities",
+    "Results",
+    "ScoreError",
+    "detections_of_text",
+    "empty_ground_truth",
+    "load_detections",
+    "load_ground_truth",
+    "objects_of",
+    "parse",
+    "read_json",
+]
 
 Id = int | str
 Integers = NDArray[np.int64]
@@ -88,6 +102,26 @@ class GroundTruth:
         pairs = zip(self.category_names, self.category_ids, strict=True)
         return tuple(str(id_) if name in repeated else name for name, id_ in pairs)
 
+    @cached_property
+    def image_at(self) -> dict[Id, int]:
+        """Position of each image, by its id."""
+        return {id_: position for position, id_ in enumerate(self.image_ids)}
+
+    @cached_property
+    def category_at(self) -> dict[Id, int]:
+        """Position of each category, by its id."""
+        return {id_: position for position, id_ in enumerate(self.category_ids)}
+
+    @cached_property
+    def image_numbers(self) -> Integers:
+        """The ids of the images where they are integers, else nothing."""
+        return _numbers_of(self.image_ids)
+
+    @cached_property
+    def category_numbers(self) -> Integers:
+        """Likewise of the categories."""
+        return _numbers_of(self.category_ids)
+
 
 @dataclass(frozen=True)
 class Results:
@@ -107,6 +141,69 @@ class Results:
     boxes: Floats
     scores: Floats
     notes: tuple[Note, ...]
+
+
+@dataclass
+class Oddities:
+    """What is left out, or scored, but should be looked at: counted while entries are read, in one part or in many.
+
+    Attributes:
+        what: annotation or detection.
+        listed_in: Where its category should be listed.
+        strangers: Entries left out, by the category that is not.
+        boxes, outside: Boxes that were looked at, and those that reach far out of their image.
+        first: The first of these, in words.
+        where: What an entry is called there.
+    """
+
+    what: str
+    listed_in: str
+    where: str = "entry"
+    strangers: Counter[Id] = field(default_factory=Counter)
+    boxes: int = 0
+    outside: int = 0
+    first: str = ""
+
+    @classmethod
+    def of_annotations(cls) -> Oddities:
+        """Of ground truth."""
+        return cls("annotation", "categories")
+
+    @classmethod
+    def of_detections(cls) -> Oddities:
+        """Of results."""
+        return cls("detection", "the ground truth's categories")
+
+    def look(self, entries: Integers, image: Integers, boxes: Floats, sizes: Floats) -> None:
+        """Count the boxes that reach out of their images; `entries` are their places in the file."""
+        size = sizes[image]
+        margin = OUTSIDE * size
+        start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        outside = np.flatnonzero(((start < -margin) | (end > size + margin)).any(axis=1))
+        self.boxes += len(boxes)
+        self.outside += len(outside)
+        if len(outside) and not self.first:
+            at = outside[0]
+            self.first = f"{self.where} {entries[at]}, {boxes[at].tolist()} in an image of {size[at].tolist()}"
+
+    def notes(self) -> tuple[Note, ...]:
+        """What to tell."""
+        found = []
+        if total := self.strangers.total():
+            shown = ", ".join(f"{id_} ({count})" for id_, count in self.strangers.most_common(10))
+            more = ", ..." if len(self.strangers) > 10 else ""
+            message = (
+                f"{total} {self.what}{'s' * (total > 1)} left out: category not among {self.listed_in}: {shown}{more}"
+            )
+            found.append(Note(kind=f"unknown_{self.what}_category", count=total, message=message))
+        if self.outside:
+            message = (
+                f"{self.outside} of {self.boxes} {self.what} boxes reach out of their image by more than "
+                f"{OUTSIDE:.0%} of its side (first: {self.first}); they are scored as they stand. Boxes are x, y, "
+                "width, height: were x1, y1, x2, y2 written?"
+            )
+            found.append(Note(kind=f"{self.what}_outside_image", count=self.outside, message=message))
+        return tuple(found)
 
 
 def load_ground_truth(source: Path | str | Mapping[str, Any]) -> GroundTruth:
@@ -129,22 +226,63 @@ def load_ground_truth(source: Path | str | Mapping[str, Any]) -> GroundTruth:
                 f"{name}: holds {_kind(data)} where COCO's instances JSON is expected "
                 "(an object with images, annotations and categories); were ground truth and detections swapped?"
             )
-    images = _sorted_by_id(name, "images", _entries(name, data, "images"))
-    categories = _sorted_by_id(name, "categories", _entries(name, data, "categories"))
-    image_ids = tuple(entry["id"] for entry in images)
-    category_ids = tuple(entry["id"] for entry in categories)
-    sizes = np.array(
-        [[_size(entry.get("width")), _size(entry.get("height"))] for entry in images], dtype=np.float64
-    ).reshape(-1, 2)
+    frame = empty_ground_truth(name, _entries(name, data, "images"), _entries(name, data, "categories"))
+    oddities = Oddities.of_annotations()
+    truth = objects_of(frame, _entries(name, data, "annotations"), set(), oddities)
+    return replace(truth, notes=oddities.notes())
 
-    image_at = {id_: position for position, id_ in enumerate(image_ids)}
-    category_at = {id_: position for position, id_ in enumerate(category_ids)}
-    seen: set[Id] = set()
-    strangers: Counter[Id] = Counter()
+
+def empty_ground_truth(
+    name: str, image_entries: Iterable[Any], category_entries: Iterable[Any], first: int = 0
+) -> GroundTruth:
+    """Images and categories without objects; `first` is the place of the first image in the file.
+
+    Raises:
+        ScoreError: An entry has no id, or that of another.
+    """
+    images = _sorted_by_id(name, "images", image_entries, first)
+    categories = _sorted_by_id(name, "categories", category_entries)
+    none, no_flags = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.bool_)
+    return GroundTruth(
+        name=name,
+        image_ids=tuple(entry["id"] for entry in images),
+        image_sizes=np.array(
+            [[_size(entry.get("width")), _size(entry.get("height"))] for entry in images], dtype=np.float64
+        ).reshape(-1, 2),
+        image_stems=tuple(PurePosixPath(str(entry.get("file_name", ""))).stem for entry in images),
+        category_ids=tuple(entry["id"] for entry in categories),
+        category_names=tuple(str(entry.get("name", entry["id"])) for entry in categories),
+        image=none,
+        category=none,
+        boxes=np.zeros((0, 4)),
+        area=np.zeros(0),
+        crowd=no_flags,
+        difficult=no_flags,
+        notes=(),
+    )
+
+
+def objects_of(
+    frame: GroundTruth, entries: Sequence[Any], seen: set[Id], oddities: Oddities, first: int = 0
+) -> GroundTruth:
+    """The same images and categories with these annotations, or a part of all, as objects.
+
+    Args:
+        frame: Images and categories.
+        entries: Of `annotations`.
+        seen: Ids of annotations before; those of these are added.
+        oddities: Counts what should be looked at.
+        first: Place of the first entry in the file.
+
+    Raises:
+        ScoreError: An entry cannot be scored.
+    """
+    name = frame.name
     rows: list[tuple[int, int]] = []
     numbers: list[list[float]] = []
     flags: list[tuple[bool, bool]] = []
-    for index, entry in enumerate(_entries(name, data, "annotations")):
+    image_at, category_at = frame.image_at, frame.category_at
+    for index, entry in enumerate(entries, start=first):
         where = f"{name}: annotations[{index}]"
         image, category, box, id_, area = _values(where, entry, ("image_id", "category_id", "bbox", "id", "area"))
         if not _is_id(id_):
@@ -161,34 +299,25 @@ def load_ground_truth(source: Path | str | Mapping[str, Any]) -> GroundTruth:
             )
         rows.append((position, category_at.get(category, -1) if _is_id(category) else -1))
         if rows[-1][1] < 0:
-            strangers[str(category)] += 1
+            oddities.strangers[str(category)] += 1
     values = np.array(numbers, dtype=np.float64).reshape(-1, 5)
-    _check_boxes(name, "annotations[{}]", values[:, :4])
+    _check_boxes(name, "annotations[{}]", values[:, :4], first)
     for index in np.flatnonzero(~(np.isfinite(values[:, 4]) & (values[:, 4] >= 0)))[:1]:
         raise ScoreError(
-            f"{name}: annotations[{index}]: area is {values[index, 4]}; give the object's area in square pixels"
+            f"{name}: annotations[{first + index}]: area is {values[index, 4]}; give the object's area in square pixels"
         )
     placed = np.array(rows, dtype=np.int64).reshape(-1, 2)
     marks = np.array(flags, dtype=np.bool_).reshape(-1, 2)
     known = placed[:, 1] >= 0
-    notes = [
-        *_unknown_categories("annotation", strangers, "categories"),
-        *_far_outside("annotation", np.flatnonzero(known), placed[known, 0], values[known, :4], sizes),
-    ]
-    return GroundTruth(
-        name=name,
-        image_ids=image_ids,
-        image_sizes=sizes,
-        image_stems=tuple(PurePosixPath(str(entry.get("file_name", ""))).stem for entry in images),
-        category_ids=category_ids,
-        category_names=tuple(str(entry.get("name", entry["id"])) for entry in categories),
+    oddities.look(first + np.flatnonzero(known), placed[known, 0], values[known, :4], frame.image_sizes)
+    return replace(
+        frame,
         image=placed[known, 0],
         category=placed[known, 1],
         boxes=values[known, :4],
         area=values[known, 4],
         crowd=marks[known, 0],
         difficult=marks[known, 1],
-        notes=tuple(notes),
     )
 
 
@@ -207,7 +336,7 @@ def load_detections(source: Path | str | Sequence[Mapping[str, Any]], truth: Gro
         ScoreError: It cannot be read, or an entry cannot be scored.
     """
     if not isinstance(source, str | Path):
-        return _from_list("detections", source, truth)
+        return _from_list("detections", source, truth, Oddities.of_detections())
     path = Path(source)
     if path.is_dir():
         return _from_comp_files(str(path), sorted(path.glob("comp*_det_*.txt")), truth)
@@ -215,37 +344,59 @@ def load_detections(source: Path | str | Sequence[Mapping[str, Any]], truth: Gro
         return _from_comp_files(str(path), [path], truth)
     if not path.exists() and glob.has_magic(str(path)):
         return _from_comp_files(str(path), [Path(file) for file in sorted(glob.glob(str(path)))], truth)
-    data = _bytes(path)
+    return detections_of_text(str(path), _bytes(path), truth, Oddities.of_detections())
+
+
+def detections_of_text(
+    name: str,
+    data: NDArray[np.uint8],
+    truth: GroundTruth,
+    oddities: Oddities,
+    first: int = 0,
+    where: Callable[[bytes], str] | None = None,
+) -> Results:
+    """What the text of COCO's results JSON says, or that of a list of some of its entries.
+
+    Args:
+        name: What error messages call it.
+        data: The text, and a zero byte.
+        truth: Images and categories.
+        oddities: Counts what should be looked at.
+        first: Place of the first entry in the file.
+        where: What to call the place up to which text is valid JSON; by default its line and column.
+
+    Raises:
+        ScoreError: It is no list, or an entry cannot be scored.
+    """
     scanned = scan_results(data)
     if scanned is None:
-        entries = _parse(str(path), data)
+        entries = parse(name, data, where)
         if not isinstance(entries, list):
             raise ScoreError(
-                f"{path}: holds {_kind(entries)} where COCO's results JSON is expected "
+                f"{name}: holds {_kind(entries)} where COCO's results JSON is expected "
                 "(a list of detections); write the list itself"
             )
-        return _from_list(str(path), entries, truth)
+        return _from_list(name, entries, truth, oddities, first)
     image_ids, category_ids, numbers = scanned
     del data
-    image = _positions(image_ids, truth.image_ids)
-    category = _positions(category_ids, truth.category_ids)
+    image = _positions(image_ids, truth.image_numbers)
+    category = _positions(category_ids, truth.category_numbers)
     for index in np.flatnonzero(image < 0)[:1]:
-        raise _unknown_image(f"{path}: entry {index}", int(image_ids[index]), truth)
-    strangers: Counter[Id] = Counter()
+        raise _unknown_image(f"{name}: entry {first + index}", int(image_ids[index]), truth)
     for id_, count in zip(*np.unique(category_ids[category < 0], return_counts=True), strict=True):
-        strangers[int(id_)] = int(count)
-    return _results(str(path), image, category, numbers, strangers, truth)
+        oddities.strangers[int(id_)] += int(count)
+    return _results(name, image, category, numbers, oddities, truth, first)
 
 
-def _from_list(name: str, entries: Sequence[Mapping[str, Any]], truth: GroundTruth) -> Results:
-    image_at = {id_: position for position, id_ in enumerate(truth.image_ids)}
-    category_at = {id_: position for position, id_ in enumerate(truth.category_ids)}
+def _from_list(
+    name: str, entries: Sequence[Mapping[str, Any]], truth: GroundTruth, oddities: Oddities, first: int = 0
+) -> Results:
+    image_at, category_at = truth.image_at, truth.category_at
     image = np.empty(len(entries), dtype=np.int64)
     category = np.empty(len(entries), dtype=np.int64)
     numbers = np.empty((len(entries), 5), dtype=np.float64)
-    strangers: Counter[Id] = Counter()
     for index, entry in enumerate(entries):
-        where = f"{name}: entry {index}"
+        where = f"{name}: entry {first + index}"
         image_id, category_id, box, score = _values(where, entry, ("image_id", "category_id", "bbox", "score"))
         image_id, category_id = _whole(image_id), _whole(category_id)
         position = image_at.get(image_id) if _is_id(image_id) else None
@@ -256,10 +407,10 @@ def _from_list(name: str, entries: Sequence[Mapping[str, Any]], truth: GroundTru
         image[index] = position
         category[index] = category_at.get(category_id, -1)
         if category[index] < 0:
-            strangers[category_id] += 1
+            oddities.strangers[category_id] += 1
         numbers[index, :4] = _box(where, box)
         numbers[index, 4] = _number(where, "score", score)
-    return _results(name, image, category, numbers, strangers, truth)
+    return _results(name, image, category, numbers, oddities, truth, first)
 
 
 def _from_comp_files(name: str, files: Sequence[Path], truth: GroundTruth) -> Results:
@@ -274,7 +425,7 @@ def _from_comp_files(name: str, files: Sequence[Path], truth: GroundTruth) -> Re
     image: list[int] = []
     category: list[int] = []
     numbers: list[list[float]] = []
-    strangers: Counter[Id] = Counter()
+    oddities = Oddities.of_detections()
     files_by_class: dict[str, Path] = {}
     for file in files:
         match = _COMP_FILE.fullmatch(file.name)
@@ -317,13 +468,13 @@ def _from_comp_files(name: str, files: Sequence[Path], truth: GroundTruth) -> Re
             category.append(category_at.get(class_name, -1))
             numbers.append([x, y, xmax - x, ymax - y, score])
             if class_name not in category_at:
-                strangers[class_name] += 1
+                oddities.strangers[class_name] += 1
     return _results(
         name,
         np.array(image, dtype=np.int64),
         np.array(category, dtype=np.int64),
         np.array(numbers, dtype=np.float64).reshape(-1, 5),
-        strangers,
+        oddities,
         truth,
     )
 
@@ -338,57 +489,38 @@ def _class_name(rest: str, known: Mapping[str, int]) -> str:
 
 
 def _results(
-    name: str, image: Integers, category: Integers, numbers: Floats, strangers: Counter[Id], truth: GroundTruth
+    name: str,
+    image: Integers,
+    category: Integers,
+    numbers: Floats,
+    oddities: Oddities,
+    truth: GroundTruth,
+    first: int = 0,
 ) -> Results:
     """What all readers end with: checks on the numbers, notes, and unknown categories left out."""
     scores = numbers[:, 4]
     for index in np.flatnonzero(~np.isfinite(scores))[:1]:
         raise ScoreError(
-            f"{name}: entry {index}: score is {scores[index]}; leave out detections without a finite score"
+            f"{name}: entry {first + index}: score is {scores[index]}; leave out detections without a finite score"
         )
-    _check_boxes(name, "entry {}", numbers[:, :4])
+    _check_boxes(name, "entry {}", numbers[:, :4], first)
     known = category >= 0
-    notes = _unknown_categories("detection", strangers, "the ground truth's categories")
     if not known.all():
         image, category, numbers = image[known], category[known], numbers[known]
-    notes += _far_outside("detection", np.flatnonzero(known), image, numbers[:, :4], truth.image_sizes)
+    oddities.look(first + np.flatnonzero(known), image, numbers[:, :4], truth.image_sizes)
     boxes, scores = np.ascontiguousarray(numbers[:, :4]), np.ascontiguousarray(numbers[:, 4])
-    return Results(name, image, category, boxes, scores, tuple(notes))
+    return Results(name, image, category, boxes, scores, oddities.notes())
 
 
-def _unknown_categories(what: str, strangers: Counter[Id], listed_in: str) -> list[Note]:
-    if not strangers:
-        return []
-    total = strangers.total()
-    shown = ", ".join(f"{id_} ({count})" for id_, count in strangers.most_common(10))
-    more = ", ..." if len(strangers) > 10 else ""
-    message = f"{total} {what}{'s' * (total > 1)} left out: category not among {listed_in}: {shown}{more}"
-    return [Note(kind=f"unknown_{what}_category", count=total, message=message)]
+def _numbers_of(ids: tuple[Id, ...]) -> Integers:
+    return np.array([] if ids and isinstance(ids[0], str) else ids, dtype=np.int64)
 
 
-def _far_outside(what: str, entries: Integers, image: Integers, boxes: Floats, sizes: Floats) -> list[Note]:
-    """A note on boxes that reach out of their images; `entries` are their places in the file."""
-    size = sizes[image]
-    margin = OUTSIDE * size
-    start, end = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    outside = np.flatnonzero(((start < -margin) | (end > size + margin)).any(axis=1))
-    if not len(outside):
-        return []
-    first = outside[0]
-    message = (
-        f"{len(outside)} of {len(boxes)} {what} boxes reach out of their image by more than {OUTSIDE:.0%} of its side "
-        f"(first: entry {entries[first]}, {boxes[first].tolist()} in an image of {size[first].tolist()}); they are "
-        "scored as they stand. Boxes are x, y, width, height: were x1, y1, x2, y2 written?"
-    )
-    return [Note(kind=f"{what}_outside_image", count=len(outside), message=message)]
-
-
-def _positions(ids: Integers, known: tuple[Id, ...]) -> Integers:
-    """Where each id stands in the ascending `known`; -1 where it does not."""
-    if not known or isinstance(known[0], str):
+def _positions(ids: Integers, ascending: Integers) -> Integers:
+    """Where each id stands among the ascending ones; -1 where it does not."""
+    if not len(ascending):
         return np.full(len(ids), -1, dtype=np.int64)
-    ascending = np.array(known, dtype=np.int64)
-    positions = np.minimum(np.searchsorted(ascending, ids), len(known) - 1)
+    positions = np.minimum(np.searchsorted(ascending, ids), len(ascending) - 1)
     return np.where(ascending[positions] == ids, positions, -1)
 
 
@@ -402,13 +534,20 @@ def _bytes(path: Path) -> NDArray[np.uint8]:
     return data
 
 
-def _parse(name: str, data: NDArray[np.uint8]) -> Any:
+def parse(name: str, data: NDArray[np.uint8], where: Callable[[bytes], str] | None = None) -> Any:
+    """What JSON text and a zero byte behind it hold; `where` as for `detections_of_text`.
+
+    Raises:
+        ScoreError: It is no JSON.
+    """
     try:
         return json.loads(data[:-1].tobytes())
     except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        if where is not None:
+            place = where(error.doc[: error.pos].encode())
         raise ScoreError(
-            f"{name}: line {error.lineno}, column {error.colno}: {error.msg}; "
-            "not valid JSON, perhaps truncated: write the file again"
+            f"{name}: {place}: {error.msg}; not valid JSON, perhaps truncated: write the file again"
         ) from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise ScoreError(f"{name}: not JSON ({error}); name a JSON file") from error
@@ -420,7 +559,7 @@ def read_json(path: Path) -> Any:
     Raises:
         ScoreError: It is missing, empty, truncated or no JSON.
     """
-    return _parse(str(path), _bytes(path))
+    return parse(str(path), _bytes(path))
 
 
 def _entries(name: str, data: Mapping[str, Any], key: str) -> list[Any]:
@@ -431,10 +570,10 @@ def _entries(name: str, data: Mapping[str, Any], key: str) -> list[Any]:
     return data[key]
 
 
-def _sorted_by_id(name: str, key: str, entries: Iterable[Any]) -> list[Mapping[str, Any]]:
+def _sorted_by_id(name: str, key: str, entries: Iterable[Any], first: int = 0) -> list[Mapping[str, Any]]:
     seen: dict[Id, int] = {}
     checked: list[Mapping[str, Any]] = []
-    for index, entry in enumerate(entries):
+    for index, entry in enumerate(entries, start=first):
         where = f"{name}: {key}[{index}]"
         (id_,) = _values(where, entry, ("id",))
         if not _is_id(id_):
@@ -497,16 +636,16 @@ def _size(value: Any) -> float:
     return float(value) if isinstance(value, int | float) and value > 0 else math.nan
 
 
-def _check_boxes(name: str, entry: str, boxes: Floats) -> None:
+def _check_boxes(name: str, entry: str, boxes: Floats, first: int = 0) -> None:
     """Refuse the first box that is not finite or is turned inside out."""
     wrong = ~np.isfinite(boxes).all(axis=1)
     for index in np.flatnonzero(wrong)[:1]:
         raise ScoreError(
-            f"{name}: {entry.format(index)}: bbox is {boxes[index].tolist()}, which is not finite; leave it out"
+            f"{name}: {entry.format(first + index)}: bbox is {boxes[index].tolist()}, which is not finite; leave it out"
         )
     for index in np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))[:1]:
         raise ScoreError(
-            f"{name}: {entry.format(index)}: bbox is {boxes[index].tolist()} with a negative width or height; "
+            f"{name}: {entry.format(first + index)}: bbox is {boxes[index].tolist()} with a negative width or height; "
             "write x, y, width, height"
         )
 

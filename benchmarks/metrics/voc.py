@@ -16,16 +16,43 @@ from numpy.typing import NDArray
 from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.matching import RIGHT, WRONG, Matches
 
-__all__ = ["average_precision", "voc_average_precision"]
+__all__ = ["VocTally", "average_precision", "voc_average_precision", "voc_objects"]
 
 _TENTHS = np.arange(11) / 10
 
 
 def voc_average_precision(matches: Matches) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """AP07 and AP10 of each class `[K]`; NaN where a class has no objects that count."""
-    objects = np.bincount(matches.truth_category[~matches.truth_excused], minlength=matches.classes)
     outcome = matches.voc[matches.order]
-    return average_precision(matches.starts, outcome == RIGHT, outcome == WRONG, objects, _TENTHS)
+    return average_precision(matches.starts, outcome == RIGHT, outcome == WRONG, voc_objects(matches), _TENTHS)
+
+
+def voc_objects(matches: Matches) -> NDArray[np.int64]:
+    """How many objects of each class are neither difficult nor crowds `[K]`."""
+    return np.bincount(matches.truth_category[~matches.truth_excused], minlength=matches.classes)
+
+
+class VocTally:
+    """The two of one class, while its detections come by in descending order of score."""
+
+    def __init__(self, objects: int) -> None:
+        self._objects, self._right, self._wrong = objects, 0, 0
+        self._curve = [np.zeros(1)]
+
+    def add(self, outcome: NDArray[np.uint8]) -> None:
+        """The next detections: `voc` of `Matches`."""
+        is_right = outcome == RIGHT
+        right = self._right + np.cumsum(is_right)
+        wrong = self._wrong + np.cumsum(outcome == WRONG)
+        self._curve.append((right / np.maximum(right + wrong, 1))[is_right])
+        if len(outcome):
+            self._right, self._wrong = int(right[-1]), int(wrong[-1])
+
+    def read(self) -> tuple[float, float]:
+        """AP07 and AP10 of the detections up to now; NaN without objects."""
+        if not self._objects:
+            return np.nan, np.nan
+        return _averages(np.concatenate(self._curve), self._objects, _TENTHS)
 
 
 @compiled
@@ -62,18 +89,24 @@ def average_precision(
                 curve[right] = right / (right + wrong)
             elif is_wrong[place]:
                 wrong += 1
-        for j in range(right - 1, 0, -1):
-            curve[j] = max(curve[j], curve[j + 1])
-        points = 0.0
-        for recall in recalls:
-            needed = max(1, int(recall * total) - 1)
-            while needed / total < recall:
-                needed += 1
-            if needed <= right:
-                points += curve[needed]
-        mean_at_points[k] = points / len(recalls)
-        under = 0.0
-        for j in range(1, right + 1):
-            under += curve[j] * (j / total - (j - 1) / total)
-        area[k] = under
+        mean_at_points[k], area[k] = _averages(curve[: right + 1], total, recalls)
     return mean_at_points, area
+
+
+@compiled
+def _averages(curve: NDArray[np.float64], total: int, recalls: NDArray[np.float64]) -> tuple[float, float]:
+    """Both averages, from the precision at each find (from place 1 on; it is made monotone here)."""
+    right = len(curve) - 1
+    for j in range(right - 1, 0, -1):
+        curve[j] = max(curve[j], curve[j + 1])
+    points = 0.0
+    for recall in recalls:
+        needed = max(1, int(recall * total) - 1)
+        while needed / total < recall:
+            needed += 1
+        if needed <= right:
+            points += curve[needed]
+    under = 0.0
+    for j in range(1, right + 1):
+        under += curve[j] * (j / total - (j - 1) / total)
+    return points / len(recalls), under

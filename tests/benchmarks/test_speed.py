@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from benchmarks import speed
-from benchmarks.speed import PROGRAMS, Run, measure, print_speed, run_program, write_example, write_rival
+from benchmarks.examples import write_example
+from benchmarks.speed import PROGRAMS, Run, measure, print_speed, run_program, write_rival
 
 
 def test_sides_take_turns_and_the_first_turn_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
