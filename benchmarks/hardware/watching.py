@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from benchmarks.hardware.nvml import Nvml
 from benchmarks.hardware.observing import Observed, RunFacts, observe
-from benchmarks.hardware.profiles import HardwareProfile
+from benchmarks.hardware.profiles import HardwareProfile, Kernel
 from benchmarks.hardware.sampling import Processor, Sample, Source
 from benchmarks.hardware.stamping import nearest
 from benchmarks.hardware.verdicts import PASSING, Finding, judge
@@ -59,7 +59,7 @@ class Watch:
         *,
         facts: Callable[[], Observed],
         period: float | None = None,
-        calibration: Mapping[str, float] | None = None,
+        calibration: Mapping[Kernel, float] | None = None,
     ) -> None:
         self.source, self.profile, self.calibration = source, profile, dict(calibration or {})
         self.samples: list[Sample] = []
