@@ -27,6 +27,8 @@ class Watch:
     Windows are told by `time.perf_counter`, so that a loop can throw a disturbed one away and repeat it:
 
         with watch("cuda", threads=16) as seen:
+            warm_up()
+            seen.discard(seen.samples[0].at, time.perf_counter())
             while ...:
                 since = time.perf_counter()
                 times = [...]
