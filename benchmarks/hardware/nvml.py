@@ -39,7 +39,9 @@ class Nvml:
 
     def __init__(self, uuid: str, library: Any = None) -> None:
         if library is None:
-            import pynvml as library
+            import pynvml
+
+            library = pynvml
         self._library = library
         self._handle: Any = None
         self._open = False

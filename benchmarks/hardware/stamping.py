@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Unpack
 
 from benchmarks.hardware.observing import Observed, RunFacts, conforms, observe
-from benchmarks.hardware.profiles import HardwareProfile, load_profiles
+from benchmarks.hardware.profiles import HardwareProfile, Kernel, load_profiles
 from benchmarks.hardware.verdicts import ranges
 from benchmarks.results import Hardware, Watched
 
@@ -91,7 +91,7 @@ def nearest(seen: Observed, profiles: Mapping[str, HardwareProfile] | None = Non
     return min(same_kind or found, key=lambda profile: len(conforms(profile, seen)))
 
 
-def miscalibrated(profile: HardwareProfile, seconds: Mapping[str, float] | None) -> list[str]:
+def miscalibrated(profile: HardwareProfile, seconds: Mapping[Kernel, float] | None) -> list[str]:
     """Which calibration kernels do not take as long as on the profile's machine, in words without figures."""
     if not profile.calibration:
         return ["calibration: not calibrated, the profile has no bands yet"]
@@ -117,7 +117,7 @@ def _hardware(
     deviations: list[str],
     profiles: Mapping[str, HardwareProfile] | None,
     watched: Watched | None = None,
-    calibration: Mapping[str, float] | None = None,
+    calibration: Mapping[Kernel, float] | None = None,
 ) -> Hardware:
     if deviations:
         deviations = [*deviations, *_of_papers(seen, profiles)]
@@ -134,7 +134,7 @@ def _hardware(
             for entry, value in asdict(seen).items()
             if value is not None and entry not in apart
         },
-        calibration=dict(calibration or {}),
+        calibration={kernel: seconds for kernel, seconds in (calibration or {}).items()},
         watched=watched,
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from benchmarks.hardware.nvml import Nvml
 from benchmarks.hardware.observing import Observed, RunFacts, observe
-from benchmarks.hardware.profiles import HardwareProfile
+from benchmarks.hardware.profiles import HardwareProfile, Kernel
 from benchmarks.hardware.sampling import Processor, Sample, Source
 from benchmarks.hardware.stamping import nearest
 from benchmarks.hardware.verdicts import PASSING, Finding, judge
@@ -27,6 +27,8 @@ class Watch:
     Windows are told by `time.perf_counter`, so that a loop can throw a disturbed one away and repeat it:
 
         with watch("cuda", threads=16) as seen:
+            warm_up()
+            seen.discard(seen.samples[0].at, time.perf_counter())
             while ...:
                 since = time.perf_counter()
                 times = [...]
@@ -59,7 +61,7 @@ class Watch:
         *,
         facts: Callable[[], Observed],
         period: float | None = None,
-        calibration: Mapping[str, float] | None = None,
+        calibration: Mapping[Kernel, float] | None = None,
     ) -> None:
         self.source, self.profile, self.calibration = source, profile, dict(calibration or {})
         self.samples: list[Sample] = []

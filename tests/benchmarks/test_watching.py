@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections import namedtuple
 from collections.abc import Iterator
@@ -148,6 +149,8 @@ def test_each_disturbance_gets_its_label_and_no_other(change: dict[str, Any], la
 def test_a_clean_trace_gets_no_label(change: dict[str, Any]) -> None:
     assert judge(GPU, trace(), own=OWN) == []
     assert judge(GPU, trace((3.0, 4.5, change)), own=OWN) == []
+    # An answer that comes late was not lost.
+    assert judge(GPU, trace((0.0, 0.3, {"processes": None}), (3.0, 4.5, change)), own=OWN) == []
 
 
 def test_locked_clocks_and_such_as_are_only_watched() -> None:
@@ -384,6 +387,7 @@ def test_this_processor_is_watched() -> None:
     with watch("cpu", threads=2, period=0.01, calibrate=False) as seen:
         while len(seen.samples) < 5:
             time.sleep(0.01)
+    assert "watch" not in {thread.name for thread in threading.enumerate()}
     looks = len(seen.samples)
     times = [sample.at for sample in seen.samples]
     assert times == sorted(times)
