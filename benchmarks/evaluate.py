@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -37,10 +38,12 @@ from benchmarks.metrics import (
 from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
 from benchmarks.multiscale import protocol_named
+from benchmarks.pieces import Pieces
 from benchmarks.proposals import remembering
 from benchmarks.protocol import identities
-from benchmarks.provenance import commit, sha256, versions
+from benchmarks.provenance import code, commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
+from benchmarks.stopping import alone_in
 from ops.nms import Suppression, suppressing
 from ops.structures import Detections, Target
 from zoo import CATALOG, build, checkpoints
@@ -125,7 +128,9 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
         seed = int(meta.extra["seed"]) if "seed" in meta.extra else None
         images = int(meta.extra["images"]) if "images" in meta.extra else None
         names = tuple(meta.class_names)
-        return Subject(name, model.eval(), scale, dict(meta.overrides), names, weights, seed, images)
+        lacking = len(json.loads(meta.extra.get("skipped", "[]")))
+        note = f"trained without {lacking} images that could not be decoded" if lacking else ""
+        return Subject(name, model.eval(), scale, dict(meta.overrides), names, weights, seed, images, note=note)
     published = checkpoints.entry_for(weights)
     if published is not None and published.config is not None:
         if published.detector != name:
@@ -208,19 +213,21 @@ def detect(
     batch: int = 1,
     limit: int | None = None,
     told: Callable[[list[Tensor], list[Target]], list[Detections]] | None = None,
+    pieces: Pieces | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels).
 
     Where the detector answers masks, each has its `segmentation` in compressed RLE. Given `told`, it answers in place
-    of `model(images)`, and is told what is in the images, by the labels of the detector.
+    of `model(images)`, and is told what is in the images, by the labels of the detector. What `pieces` holds already is
+    not done again, and what is new is kept there.
     """
     categories = categories or category_of_label(dataset, model.num_classes)
     model.to(device).eval()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = [] if pieces is None else list(pieces.rows)
     count = min(len(dataset), limit or len(dataset))
     console = Console(stderr=True)
-    steps: Iterable[int] = range(0, count, batch)
+    steps: Iterable[int] = range(0 if pieces is None else pieces.images, count, batch)
     if not quiet:
         steps = track(list(steps), description=f"detecting on {dataset.name} {dataset.split}", console=console)
     for start in steps:
@@ -232,6 +239,7 @@ def detect(
                 answers = model(images)
             else:
                 answers = told(images, [_relabelled(target, dataset, categories).to(device) for _, target in items])
+        before = len(rows)
         for index, answer in zip(indices, answers, strict=True):
             boxes = answer.boxes.double().cpu()
             boxes[:, 2:] -= boxes[:, :2]
@@ -250,6 +258,8 @@ def detect(
                             **form,
                         }
                     )
+        if pieces is not None:
+            pieces.add(indices.stop, rows[before:])
     return rows
 
 
@@ -302,7 +312,68 @@ def dataset_id(dataset: Dataset) -> DatasetId:
         fingerprint=dataset.fingerprint,
         images=len(dataset),
         objects=dataset.num_objects,
+        skipped=getattr(dataset, "skipped", ()),
     )
+
+
+def _identity(
+    subject: Subject,
+    weights: Weights,
+    dataset: Dataset,
+    categories: tuple[int | None, ...],
+    *,
+    device: str,
+    batch: int,
+    looks: dict[str, Any],
+) -> dict[str, Any]:
+    """All that detections depend on: what was kept of others is not gone on with."""
+    return {
+        "detector": subject.name,
+        "weights": weights.sha256,
+        "overrides": subject.overrides,
+        "images": dataset.fingerprint,
+        "categories": categories,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "batch": batch,
+        "looks": looks,
+        "code": code(),
+        "versions": versions(),
+    }
+
+
+def _look(
+    subject: Subject,
+    dataset: Dataset,
+    categories: tuple[int | None, ...],
+    *,
+    device: str,
+    batch: int,
+    soft_nms: Suppression | None,
+    told: Callable[[list[Tensor], list[Target]], list[Detections]] | None,
+    pieces: Pieces | None,
+    quiet: bool,
+) -> tuple[list[dict[str, Any]], dict[int | str, NDArray[np.float64]] | None]:
+    """Detections, and of a detector that looks at regions these too."""
+    with remembering(subject.model, dataset, quiet=quiet):
+        if soft_nms is not None:
+            with suppressing(soft_nms) as asked:
+                detect(subject.model, dataset, categories=categories, device=device, limit=1, quiet=True)
+            if not asked.used:
+                raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
+        with suppressing(soft_nms):
+            rows = detect(
+                subject.model,
+                dataset,
+                categories=categories,
+                device=device,
+                batch=batch,
+                told=told,
+                pieces=pieces,
+                quiet=quiet,
+            )
+        proposes = hasattr(subject.model, "proposals")
+        return rows, propose(subject.model, dataset, device=device, quiet=quiet) if proposes else None
 
 
 def evaluate(
@@ -325,6 +396,9 @@ def evaluate(
     from 1,000 resamples of the images. Of a detector that looks at regions the recall of these is measured too, from a
     second pass over the images that ends with the regions.
 
+    With `out`, each batch's detections are kept there at once: killed at its end, the same call looks only at the
+    images that are left, and ends with the same files. The second pass over the images starts over.
+
     Args:
         subject: What detects.
         dataset: Where.
@@ -344,6 +418,7 @@ def evaluate(
         EvaluationError: The dataset has none of the detector's classes, or the detector suppresses duplicates in a
             way of its own, which `soft_nms` cannot take the place of.
         ValueError: There is no such protocol, the detector cannot take its sizes, or it cannot be told the truth.
+        BusyError: Another process evaluates into `out`.
     """
     looks: dict[str, Any] = {}
     told = None
@@ -356,61 +431,69 @@ def evaluate(
         subject = replace(subject, model=chosen.over(subject.model).eval())
     if chosen is not None:
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
+    if soft_nms is not None:
+        looks["suppression"] = soft_nms.describe()
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
-    with remembering(subject.model, dataset, quiet=quiet):
-        if soft_nms is not None:
-            looks["suppression"] = soft_nms.describe()
-            with suppressing(soft_nms) as asked:
-                detect(subject.model, dataset, categories=categories, device=device, limit=1, quiet=True)
-            if not asked.used:
-                raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
-        with suppressing(soft_nms):
-            rows = detect(
-                subject.model, dataset, categories=categories, device=device, batch=batch, told=told, quiet=quiet
-            )
-        proposes = hasattr(subject.model, "proposals")
-        regions = propose(subject.model, dataset, device=device, quiet=quiet) if proposes else None
-    truth = load_ground_truth(dataset.coco())
-    if out is not None:
-        write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
-    results = load_detections(rows, truth)
-    matches = match(truth, results)
-    metrics = score_matches(truth, results, matches)
-    protocol = metrics.pop("protocol", {})
-    protocol["identity"] = identities(protocol, dataset.fingerprint)
-    # Those of single classes would make up most of a Record that nobody reads them from; `score` gives them.
-    metrics["intervals"] = {
-        part: ends for part, ends in image_intervals(metrics, matches).items() if part != "per_class"
-    }
-    metrics["precision"] = precision_curves(accumulate(matches))
-    if misses or subject.model.classifies_windows:
-        metrics["misses"] = miss_rates(matches, truth.labels, _windows(subject.model, dataset))
-        protocol["misses"] = MISSES
-    if subject.model.trains_on_masks and dataset.has_masks:
-        metrics["masks"] = mask_ap(dataset.coco(), rows)
-        protocol["masks"] = MASKS
-    if regions is not None:
-        metrics["proposals"] = proposal_recall(truth, regions)
-        protocol["proposals"] = PROPOSALS
-    record = Record(
-        kind="accuracy",
-        detector=subject.name,
-        scale=subject.scale,
-        overrides=json.loads(json.dumps(subject.overrides, default=str)),
-        num_classes=subject.model.num_classes,
-        weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
-        dataset=dataset_id(dataset),
-        protocol={**protocol, "batch": batch, **looks},
-        hardware=hardware.stamp(device, torch.get_num_threads()),
-        seed=subject.seed,
-        learned_from=subject.learned_from,
-        commit=commit(),
-        versions=versions(),
-        metrics={**metrics, "detections": len(rows), **subject.origin},
-        note="; ".join(part for part in (subject.note, note) if part),
-    )
-    if out is not None:
-        write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))
-        record.write(out)
-        print(f"wrote detections.json, metrics.json and {record.name}.json to {out}", file=sys.stderr)
-    return record
+    weights = Weights(file=subject.weights.name, sha256=sha256(subject.weights))
+    with ExitStack() as held:
+        pieces = None
+        if out is not None:
+            held.enter_context(alone_in(out))
+            identity = _identity(subject, weights, dataset, categories, device=device, batch=batch, looks=looks)
+            pieces = held.enter_context(Pieces(out, identity))
+        rows, regions = _look(
+            subject,
+            dataset,
+            categories,
+            device=device,
+            batch=batch,
+            soft_nms=soft_nms,
+            told=told,
+            pieces=pieces,
+            quiet=quiet,
+        )
+        truth = load_ground_truth(dataset.coco())
+        if out is not None:
+            write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
+        results = load_detections(rows, truth)
+        matches = match(truth, results)
+        metrics = score_matches(truth, results, matches)
+        protocol = metrics.pop("protocol", {})
+        protocol["identity"] = identities(protocol, dataset.fingerprint)
+        # Those of single classes would make up most of a Record that nobody reads them from; `score` gives them.
+        metrics["intervals"] = {
+            part: ends for part, ends in image_intervals(metrics, matches).items() if part != "per_class"
+        }
+        metrics["precision"] = precision_curves(accumulate(matches))
+        if misses or subject.model.classifies_windows:
+            metrics["misses"] = miss_rates(matches, truth.labels, _windows(subject.model, dataset))
+            protocol["misses"] = MISSES
+        if subject.model.trains_on_masks and dataset.has_masks:
+            metrics["masks"] = mask_ap(dataset.coco(), rows)
+            protocol["masks"] = MASKS
+        if regions is not None:
+            metrics["proposals"] = proposal_recall(truth, regions)
+            protocol["proposals"] = PROPOSALS
+        record = Record(
+            kind="accuracy",
+            detector=subject.name,
+            scale=subject.scale,
+            overrides=json.loads(json.dumps(subject.overrides, default=str)),
+            num_classes=subject.model.num_classes,
+            weights=weights,
+            dataset=dataset_id(dataset),
+            protocol={**protocol, "batch": batch, **looks},
+            hardware=hardware.stamp(device, torch.get_num_threads()),
+            seed=subject.seed,
+            learned_from=subject.learned_from,
+            commit=commit(),
+            versions=versions(),
+            metrics={**metrics, "detections": len(rows), **subject.origin},
+            note="; ".join(part for part in (subject.note, note) if part),
+        )
+        if out is not None and pieces is not None:
+            write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))
+            record.write(out)
+            pieces.remove()
+            print(f"wrote detections.json, metrics.json and {record.name}.json to {out}", file=sys.stderr)
+        return record
