@@ -47,7 +47,7 @@ def sweep(
     with sentences():
         from rich.console import Console
 
-        from benchmarks.sweep import read_grid, status_of, table_of
+        from benchmarks.sweep import look, read_grid, table_of
         from benchmarks.sweep import sweep as run
 
         if executor not in ("local", "slurm", "debug"):
@@ -68,8 +68,8 @@ def sweep(
         plan = read_grid(grid, **given)
         cells = plan.cells(out)
         if show:
-            found = [status_of(cell) for cell in cells]
+            found = look(cells)
         else:
-            found = run(cells, out, executor=executor, at_most=at_most, retry=retry, options=plan.options)  # type: ignore[arg-type]
+            found = run(cells, executor=executor, at_most=at_most, retry=retry, options=plan.options)  # type: ignore[arg-type]
         Console().print(table_of(cells, found))
     raise typer.Exit(int(any(status.state == "failed" for status in found)))

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from benchmarks.sweep.cell import Cell, Status, SweepError, status_of
 from benchmarks.sweep.grid import Grid, read_grid
-from benchmarks.sweep.run import sweep, table_of
+from benchmarks.sweep.run import look, sweep, table_of
 
-__all__ = ["Cell", "Grid", "Status", "SweepError", "read_grid", "status_of", "sweep", "table_of"]
+__all__ = ["Cell", "Grid", "Status", "SweepError", "look", "read_grid", "status_of", "sweep", "table_of"]

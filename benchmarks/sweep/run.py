@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks.results import write_atomically
 from benchmarks.sweep.cell import Cell, Status, SweepError, status_of
 
-__all__ = ["Executor", "sweep", "table_of"]
+__all__ = ["Executor", "look", "sweep", "table_of"]
 
 Executor = Literal["local", "slurm", "debug"]
 
@@ -39,7 +39,6 @@ _MINUTES = {"local": 7 * 24 * 60, "slurm": 24 * 60, "debug": 7 * 24 * 60}
 
 def sweep(
     cells: Sequence[Cell],
-    out: Path,
     *,
     executor: Executor = "local",
     at_most: int = 1,
@@ -50,11 +49,11 @@ def sweep(
     """Run all cells that are neither done nor at work, and say where each stands in the end.
 
     On SLURM the jobs are one array, and the call ends when it is in the queue; called again it shows how far they are.
-    `local` runs processes on this machine, `debug` all in this process, and both end when no cell is left.
+    `local` runs processes on this machine, `debug` all in this process, and both end when no cell is left. Logs go to
+    the folder `jobs` of the sweep's.
 
     Args:
         cells: Of the grid.
-        out: Folder of the sweep; logs go to `jobs` below it.
         executor: See above.
         at_most: Jobs at once.
         retry: Try failed cells again, too.
@@ -67,26 +66,26 @@ def sweep(
     if at_most < 1:
         raise SweepError(f"--at-most {at_most}: at least one job must run")
     wanted = ("waiting", "failed") if retry else ("waiting",)
-    statuses = [status_of(cell, _queued(cell, out)) for cell in cells]
-    waiting = [
-        cell
-        for cell, status in zip(cells, statuses, strict=True)
-        if status.state in wanted and not status.reason.startswith("in the queue")
-    ]
+    waiting = [cell for cell in cells if status_of(cell, queued := _queued(cell)).state in wanted and queued is None]
     if not waiting:
-        return statuses
-    jobs = _executor(executor, out, at_most, dict(options or {}))
+        return look(cells)
+    jobs = _executor(executor, waiting[0].out, at_most, dict(options or {}))
     if executor == "slurm":
         _submit_array(jobs, waiting)
-        return [status_of(cell, _queued(cell, out)) for cell in cells]
+        return look(cells)
     with Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
         _work_off(jobs, waiting, at_most, lambda: None if quiet else live.update(table_of(cells), refresh=True))
-    return [status_of(cell) for cell in cells]
+    return look(cells)
+
+
+def look(cells: Sequence[Cell]) -> list[Status]:
+    """Where each cell stands, by its folder and by the scheduler that has a job for it."""
+    return [status_of(cell, _queued(cell)) for cell in cells]
 
 
 def table_of(cells: Sequence[Cell], statuses: Sequence[Status] | None = None) -> Table:
     """A row a cell, and how many are done, running, failed and waiting."""
-    statuses = statuses or [status_of(cell) for cell in cells]
+    statuses = statuses or look(cells)
     states = [status.state for status in statuses]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("done", "running", "failed", "waiting"))
     table = Table("cell", "state", "%", "why, or how far", title=f"{len(cells)} cells: {counts}")
@@ -135,13 +134,13 @@ def _submit_array(jobs: Any, waiting: Sequence[Cell]) -> None:
         write_atomically(cell.folder / _JOB, json.dumps({"job": job.job_id}) + "\n")
 
 
-def _queued(cell: Cell, out: Path) -> str | None:
+def _queued(cell: Cell) -> str | None:
     """What SLURM says of a cell's job that has not ended; None where there is none."""
     path = cell.folder / _JOB
     if not path.exists():
         return None
     job_id = str(json.loads(path.read_bytes())["job"])
-    state = (str(_submitit().SlurmJob(folder=out / "jobs", job_id=job_id).state).split() or ["UNKNOWN"])[0]
+    state = (str(_submitit().SlurmJob(folder=cell.out / "jobs", job_id=job_id).state).split() or ["UNKNOWN"])[0]
     # A job is not listed before some moments, nor after some weeks.
     new = time.time() - path.stat().st_mtime < 600
     return None if state in _ENDED or (state == "UNKNOWN" and not new) else state
@@ -151,7 +150,7 @@ def _executor(kind: Executor, out: Path, at_most: int, options: dict[str, Any]) 
     module = _submitit()
     try:
         # A job may be begun anew as often as its machine is taken away.
-        jobs = module.AutoExecutor(folder=out.absolute() / "jobs", cluster=kind, slurm_max_num_timeout=1_000)
+        jobs = module.AutoExecutor(folder=out / "jobs", cluster=kind, slurm_max_num_timeout=1_000)
         given = {"timeout_min": _MINUTES[kind], "name": "sweep", "slurm_array_parallelism": at_most, **options}
         jobs.update_parameters(**given)
     except (NameError, TypeError, ValueError, RuntimeError, AssertionError) as error:

@@ -72,7 +72,7 @@ def test_one_fails_one_is_interrupted_and_all_others_are_done(grid: Path, tmp_pa
     cells = read_grid(grid).cells(tmp_path / "sweep")
     STOPS[:] = [KeyboardInterrupt()]
     with pytest.raises(KeyboardInterrupt):
-        sweep(cells, tmp_path / "sweep", executor="debug", quiet=True)
+        sweep(cells, executor="debug", quiet=True)
     assert states(cells) == {
         "toy.coco.seed-0": "done",
         "toy_broken.coco.seed-0": "failed",
@@ -87,7 +87,7 @@ def test_one_fails_one_is_interrupted_and_all_others_are_done(grid: Path, tmp_pa
     assert torch.load(cells[2].folder / "state.pt", weights_only=True)["step"] == 6
 
     before = {path: path.stat().st_mtime_ns for path in cells[0].folder.iterdir()}
-    found = sweep(cells, tmp_path / "sweep", executor="debug", quiet=True)
+    found = sweep(cells, executor="debug", quiet=True)
     assert [status.state for status in found] == ["done", "failed", "done"] * 2
     assert {path: path.stat().st_mtime_ns for path in cells[0].folder.iterdir()} == before, "done is done"
     for cell in cells:
@@ -95,7 +95,7 @@ def test_one_fails_one_is_interrupted_and_all_others_are_done(grid: Path, tmp_pa
         assert names.count("accuracy") == ("broken" not in cell.name), "a Record a cell"
     # Interrupted or not, the same weights.
     whole = [cell for cell in read_grid(grid, seeds=[0]).cells(tmp_path / "again") if cell.detector == "toy_stopped"]
-    sweep(whole, tmp_path / "again", executor="debug", quiet=True)
+    sweep(whole, executor="debug", quiet=True)
     weights = [
         (place / "toy_stopped_small.coco.safetensors").read_bytes() for place in (whole[0].folder, cells[2].folder)
     ]
@@ -104,11 +104,11 @@ def test_one_fails_one_is_interrupted_and_all_others_are_done(grid: Path, tmp_pa
 
 def test_failed_cells_are_tried_again_when_asked(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = read_grid(grid, detectors=["toy_broken"], seeds=[0]).cells(tmp_path)
-    sweep(cells, tmp_path, executor="debug", quiet=True)
+    sweep(cells, executor="debug", quiet=True)
     monkeypatch.setattr(Broken, "losses", Toy.losses)
-    (status,) = sweep(cells, tmp_path, executor="debug", quiet=True)
+    (status,) = sweep(cells, executor="debug", quiet=True)
     assert status.state == "failed"
-    (status,) = sweep(cells, tmp_path, executor="debug", retry=True, quiet=True)
+    (status,) = sweep(cells, executor="debug", retry=True, quiet=True)
     assert status.state == "done"
     assert status.headline is not None
     (path,) = cells[0].folder.glob("accuracy.*.json")
@@ -118,7 +118,7 @@ def test_failed_cells_are_tried_again_when_asked(grid: Path, tmp_path: Path, mon
 def test_a_machine_of_another_profile_is_a_reason(grid: Path, tmp_path: Path) -> None:
     (cell,) = read_grid(grid, detectors=["toy"], seeds=[0], profiles=["h200"]).cells(tmp_path)
     assert cell.name == "toy.coco.seed-0.h200"
-    (status,) = sweep([cell], tmp_path, executor="debug", quiet=True)
+    (status,) = sweep([cell], executor="debug", quiet=True)
     assert status.state == "failed"
     assert "this machine does not conform to h200: " in status.reason
 
@@ -126,16 +126,16 @@ def test_a_machine_of_another_profile_is_a_reason(grid: Path, tmp_path: Path) ->
 def test_a_cell_at_work_is_left_alone(grid: Path, tmp_path: Path) -> None:
     cells = read_grid(grid, detectors=["toy"], seeds=[0]).cells(tmp_path)
     with alone_in(cells[0].folder, ".cell.lock"):
-        assert sweep(cells, tmp_path, executor="debug", quiet=True)[0].state == "running"
+        assert sweep(cells, executor="debug", quiet=True)[0].state == "running"
     assert states(cells) == {"toy.coco.seed-0": "waiting"}
 
 
 def test_a_folder_of_another_sweep_is_refused(grid: Path, tmp_path: Path) -> None:
     cells = read_grid(grid, detectors=["toy_broken"], seeds=[0]).cells(tmp_path)
-    sweep(cells, tmp_path, executor="debug", quiet=True)
+    sweep(cells, executor="debug", quiet=True)
     others = read_grid(grid, detectors=["toy_broken"], seeds=[0], train={"steps": 10}).cells(tmp_path)
     with pytest.raises(SweepError, match=r"was begun with training = .*'steps': 9.*the grid has .*'steps': 10"):
-        sweep(others, tmp_path, executor="debug", quiet=True)
+        sweep(others, executor="debug", quiet=True)
     (cells[0].folder / ABOUT).write_text("{")
     with pytest.raises(ValueError, match=r"cell\.json: cannot be read"):
         status_of(cells[0])
@@ -213,14 +213,14 @@ def test_slurm_gets_one_array_with_our_options_and_no_job_twice(grid: Path, slur
     cells = read_grid(grid).cells(tmp_path / "sweep")
     (slurm / "states").write_text("".join(f"77_{index}|PENDING|\n" for index in range(6)))
     options = {"slurm_partition": "gpu", "timeout_min": 90, "gpus_per_node": 1}
-    found = sweep(cells, tmp_path / "sweep", executor="slurm", at_most=2, options=options, quiet=True)
+    found = sweep(cells, executor="slurm", at_most=2, options=options, quiet=True)
     script = (slurm / "submitted.sh").read_text()
     for line in ("--partition=gpu", "--time=90", "--gpus-per-node=1", "--array=0-5%2", "--job-name=sweep"):
         assert f"#SBATCH {line}" in script
     assert [status.state for status in found] == ["waiting"] * 6
     assert {status.reason for status in found} == {"in the queue (pending)"}
     assert json.loads((cells[4].folder / "job.json").read_text()) == {"job": "77_4"}
-    sweep(cells, tmp_path / "sweep", executor="slurm", at_most=2, options=options, quiet=True)
+    sweep(cells, executor="slurm", at_most=2, options=options, quiet=True)
     assert (slurm / "submissions").read_text() == "x\n", "queued jobs were submitted again"
 
 
@@ -231,7 +231,7 @@ def test_a_job_that_a_dead_node_took_along_is_submitted_again(grid: Path, slurm:
         (cell.folder / "job.json").write_text(json.dumps({"job": f"70_{index}"}))
     rows = ("70_0|RUNNING|n1", "70_1|NODE_FAIL|n2", "70_2|CANCELLED by 0|n3")
     (slurm / "states").write_text("\n".join(rows) + "\n")
-    sweep(cells, tmp_path / "sweep", executor="slurm", quiet=True)
+    sweep(cells, executor="slurm", quiet=True)
     jobs = [json.loads((cell.folder / "job.json").read_text())["job"] for cell in cells]
     assert jobs == ["70_0", "77_0", "77_1"]
 

@@ -148,6 +148,9 @@ def child(job: str, place: Path, fault: Fault, output: Connection) -> None:
     os.write(2, b"READY\n")
     try:
         JOBS[job](place)
+    except KeyboardInterrupt:
+        # Before the command had begun; a command that lets it through is found by its exit status.
+        sys.exit(1)
     finally:
         os.write(2, f"\nEVENTS {watch.events}\n".encode())
 
