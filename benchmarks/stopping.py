@@ -21,6 +21,9 @@ __all__ = ["BusyError", "Interrupts", "Terminated", "alone_in", "is_busy", "stop
 
 _LOCK = ".lock"
 
+_PATIENCE = 8.0
+"""Seconds to wait for a lock: the processes that loaded images for a dead one hold it until they notice."""
+
 
 class BusyError(RuntimeError):
     """Another process is at work in a folder; the message names it."""
@@ -110,8 +113,7 @@ def alone_in(folder: Path, lock: str = _LOCK) -> Iterator[None]:
         BusyError: Another process is in there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # A moment's patience: whoever only asks `is_busy` holds the lock no longer.
-    held = FileLock(folder / lock, timeout=1)
+    held = FileLock(folder / lock, timeout=_PATIENCE)
     try:
         held.acquire()
     except Timeout:

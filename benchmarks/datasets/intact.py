@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.progress import track
@@ -22,8 +23,9 @@ def without_corrupt(dataset: Dataset, *, quiet: bool = False) -> Dataset:
         DatasetError: None is left.
     """
     corrupt = []
-    indices = range(len(dataset))
-    steps = indices if quiet else track(indices, description="looking for corrupt images", console=Console(stderr=True))
+    steps: Iterable[int] = range(len(dataset))
+    if not quiet:
+        steps = track(list(steps), description="looking for corrupt images", console=Console(stderr=True))
     for index in steps:
         try:
             read_image(dataset.paths[index])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import itertools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,10 +79,8 @@ class Grid(_Settings):
 
         _refuse_unknown("dataset", self.datasets, list(BENCHMARKS))
         _refuse_unknown("profile", self.profiles, list(load_profiles()))
-        axes = (self.profiles or (None,), dict.fromkeys(self.seeds), dict.fromkeys(self.datasets), self._named())
-        cells = []
-        for profile, seed, dataset, detector in itertools.product(*axes):
-            cell = Cell(
+        return [
+            Cell(
                 detector=detector,
                 dataset=dataset,
                 seed=seed,
@@ -96,8 +93,11 @@ class Grid(_Settings):
                 data_root=None if self.data_root is None else self.data_root.absolute(),
                 training=self.train.arguments(),
             )
-            cells.append(cell)
-        return cells
+            for profile in self.profiles or (None,)
+            for seed in dict.fromkeys(self.seeds)
+            for dataset in dict.fromkeys(self.datasets)
+            for detector in self._named()
+        ]
 
     def _named(self) -> list[str]:
         from zoo import CATALOG

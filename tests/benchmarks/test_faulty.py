@@ -151,7 +151,8 @@ def test_an_evaluation_goes_on_and_ends_with_the_same_files(data: Path, tmp_path
     assert not (tmp_path / "out" / PIECES).exists()
 
 
-def test_two_evaluations_into_one_folder(data: Path, tmp_path: Path) -> None:
+def test_two_evaluations_into_one_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.stopping._PATIENCE", 0.1)
     with alone_in(tmp_path / "out"), pytest.raises(RuntimeError, match="another process is at work here"):
         evaluate(toy_subject(tmp_path), open_coco("tiny", data), out=tmp_path / "out", quiet=True)
 

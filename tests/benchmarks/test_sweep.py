@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,8 @@ from benchmarks.stopping import alone_in
 from benchmarks.sweep import Cell, SweepError, read_grid, status_of, sweep, table_of
 from benchmarks.sweep.cell import ABOUT
 from tests.faults.driver import write_data
-from tests.faults.jobs import Toy
+from tests.faults.jobs import TOY, Toy
 from zoo import CATALOG
-from zoo.detector import Spec
 
 STOPS: list[BaseException] = []
 """Raised by the next trainings of `toy_stopped`, at their seventh step."""
@@ -51,10 +51,8 @@ class Stopped(Toy):
 def grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file of three detectors and two seeds, on eight images."""
     write_data(tmp_path / "data", images=8)
-    toy = CATALOG["toy"]
-    for name, kind in (("toy_broken", Broken), ("toy_stopped", Stopped)):
-        settings = {**vars(toy), "name": name, "build": kind}
-        monkeypatch.setitem(CATALOG, name, Spec(**settings))
+    for name, kind in (("toy", Toy), ("toy_broken", Broken), ("toy_stopped", Stopped)):
+        monkeypatch.setitem(CATALOG, name, replace(TOY, name=name, build=kind))
     file = tmp_path / "grid.toml"
     file.write_text(
         f'detectors = ["toy", "toy_broken", "toy_stopped"]\ndatasets = ["coco"]\nseeds = [0, 1]\nthreads = 1\n'
@@ -160,7 +158,7 @@ def test_a_machine_that_is_taken_away_leaves_the_same_cell(grid: Path, tmp_path:
 )
 def test_what_a_grid_cannot_be_is_said(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=words):
-        read_grid(None, **{"detectors": ["toy"], **changes}).cells(tmp_path)
+        read_grid(None, **{"detectors": ["yolov3"], **changes}).cells(tmp_path)
 
 
 def test_a_file_is_named(tmp_path: Path) -> None:
@@ -177,7 +175,7 @@ def test_the_command(grid: Path, tmp_path: Path) -> None:
     assert "planted failure" in done.stdout
     shown = CliRunner().invoke(app, [*map(str, arguments), "--show", "--train", "steps=9"])
     assert (shown.exit_code, shown.stdout) == (1, done.stdout)
-    refused = CliRunner().invoke(app, ["sweep", "--detectors", "toy", "--train", "steps"])
+    refused = CliRunner().invoke(app, ["sweep", "--detectors", "yolov3", "--train", "steps"])
     assert (refused.exit_code, refused.stderr) == (2, "error: --train steps: write name=value\n")
     refused = CliRunner().invoke(app, ["sweep", str(grid), "--out", str(tmp_path / "x"), "--option", "gpus=1"])
     assert refused.exit_code == 2

@@ -78,6 +78,7 @@ class Driver:
 
     def restore(self, place: Path) -> None:
         """Put back what of `data` was lost."""
+        (place / "data" / "none").mkdir(parents=True, exist_ok=True)
         for file in (path for path in self.data.rglob("*") if path.is_file()):
             target = place / "data" / file.relative_to(self.data)
             if not target.exists():
@@ -182,7 +183,6 @@ def write_data(folder: Path, images: int = 24) -> None:
     chance = np.random.default_rng(0)
     (folder / "images" / "tiny").mkdir(parents=True)
     (folder / "annotations").mkdir()
-    (folder / "none").mkdir()
     truth: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
     truth["categories"] = [{"id": 3, "name": "a"}, {"id": 5, "name": "b"}]
     for index in range(images):

@@ -31,7 +31,7 @@ from tests.benchmarks.toy_training import ToyDetector, recipe
 from zoo import CATALOG
 from zoo.detector import Spec
 
-__all__ = ["JOBS", "Fault", "child"]
+__all__ = ["JOBS", "TOY", "Fault", "Toy", "child"]
 
 # Imported for the modules that the commands import when they are called.
 assert recording
@@ -55,12 +55,18 @@ class Toy(ToyDetector):
         return super().losses(outputs, batch, [Target(box, labels) for box in boxes])
 
 
-CATALOG["toy"] = Spec("toy", Toy, 2026, "nobody", "one-stage", None, {}, recipe(60), (32, 32))
-# Seventy pages more are seventy times the same.
-all_pages, all_tables = pages.detector_pages, reporting.read_tables
-pages.detector_pages = lambda shelf: dict(list(all_pages(shelf).items())[:5])
-reporting.read_tables = lambda: all_tables()[:2]
-shapes.SCENES["few"] = shapes.Scene(side=48, images=(4, 6), area=(64, 200), large=0)
+TOY = Spec("toy", Toy, 2026, "nobody", "one-stage", None, {}, recipe(60), (32, 32))
+
+
+def shrink() -> None:
+    """Make the setting tiny, in a process that is for nothing else."""
+    CATALOG["toy"] = TOY
+    shapes.SCENES["few"] = shapes.Scene(side=48, images=(4, 6), area=(64, 200), large=0)
+    # Seventy pages more are seventy times the same.
+    all_pages, all_tables = pages.detector_pages, reporting.read_tables
+    pages.detector_pages = lambda shelf: dict(list(all_pages(shelf).items())[:5])
+    reporting.read_tables = lambda: all_tables()[:2]
+
 
 Kind = Literal["none", "kill", "term", "int", "full", "limit", "memory", "lost"]
 
@@ -138,6 +144,7 @@ def child(job: str, place: Path, fault: Fault, output: Connection) -> None:
     """Run a job in a folder, its output into a pipe, and let the fault befall it."""
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
+    shrink()
     watch = _Watch(place, fault)
     sys.addaudithook(watch)
     if fault.kind == "limit":

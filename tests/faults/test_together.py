@@ -98,7 +98,8 @@ def hold(folder: Path, ready: Any) -> None:
         time.sleep(600)
 
 
-def test_a_folder_is_for_one_and_free_when_that_one_dies(tmp_path: Path) -> None:
+def test_a_folder_is_for_one_and_free_when_that_one_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.stopping._PATIENCE", 0.1)
     ready = CONTEXT.Event()
     holder = start(hold, tmp_path / "run", ready)
     assert ready.wait(60)
