@@ -62,7 +62,10 @@ class TrainingState:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             found = state["identity"]
         except Exception as error:
-            raise TrainingError(f"{self.path}: not a training state ({error}); remove it to start anew") from error
+            # Not torch's own words: these advise to load it by executing what it holds.
+            raise TrainingError(
+                f"{self.path}: not a training state, or a damaged one; remove it to start anew"
+            ) from error
         different = sorted(key for key in self.identity if found.get(key) != self.identity[key])
         if different:
             key = different[0]
