@@ -27,7 +27,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from benchmarks.datasets import Dataset
 from benchmarks.results import write_atomically
-from benchmarks.states import Interrupts, TrainingError, TrainingState
+from benchmarks.states import TrainingError, TrainingState
+from benchmarks.stopping import Interrupts
 from ops.sample import seed_of
 from ops.structures import Target
 from zoo.detector import Detector, Recipe
@@ -150,15 +151,15 @@ class _Run:
     def __init__(
         self,
         model: Detector,
-        recipe: Recipe,
-        seed: int,
+        draws: Draws,
         out: Path,
         states: TrainingState,
         device: torch.device,
         accumulate: int = 1,
     ) -> None:
         self.accumulate, self.part = accumulate, 0
-        self.model, self.recipe, self.seed, self.device = model, recipe, seed, device
+        recipe, self.seed = draws.recipe, draws.seed
+        self.model, self.draws, self.recipe, self.device = model, draws, recipe, device
         self.states, self.log = states, out / "losses.jsonl"
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -182,6 +183,8 @@ class _Run:
         self.step, self.recent = 0, dict[str, float]()
         if state is not None:
             self._continue(state)
+        if self.rank == 0:
+            _trim_log(self.log, self.step)
         self.parallel = DistributedDataParallel(model) if self.world > 1 else model
 
     def _begin(self) -> None:
@@ -196,16 +199,16 @@ class _Run:
         if self.average is not None:
             self.average.weights = {name: value.to(self.device) for name, value in state["average"].items()}
         self.step, self.recent = state["step"], state["losses"]
-        _trim_log(self.log, self.step)
 
     def positions(self) -> list[int]:
         """Where this process's images of all steps to come stand in the sequence."""
-        batch, local = self.recipe.batch, self.recipe.batch // self.world
-        return [
-            step * batch + self.rank * local + offset
-            for step in range(self.step, self.recipe.steps)
-            for offset in range(local)
-        ]
+        return [position for step in range(self.step, self.recipe.steps) for position in self._batch(step)]
+
+    def _batch(self, step: int) -> range:
+        """Where this process's images of a step stand in the sequence."""
+        local = self.recipe.batch // self.world
+        start = step * self.recipe.batch + self.rank * local
+        return range(start, start + local)
 
     def save(self) -> None:
         """Write the state to go on from."""
@@ -252,11 +255,7 @@ class _Run:
         self.names, values = tuple(losses), torch.stack(list(losses.values()))
         total = values.sum()
         if not torch.isfinite(total):
-            parts = ", ".join(f"{name} {value:.4g}" for name, value in zip(self.names, values.tolist(), strict=True))
-            raise TrainingError(
-                f"step {self.step}: the loss is not finite ({parts}); lower --lr, or set clip_norm in the recipe. "
-                f"The last state before it is in {self.states.path}"
-            )
+            raise self._not_finite(dict(zip(self.names, values.tolist(), strict=True)))
         if self.part == 0:
             self.optimizer.zero_grad(set_to_none=True)
             self.losses = torch.zeros_like(values, requires_grad=False)
@@ -278,6 +277,21 @@ class _Run:
         if isinstance(self.parallel, DistributedDataParallel) and self.part < self.accumulate - 1:
             return self.parallel.no_sync()
         return nullcontext()
+
+    def _not_finite(self, losses: Mapping[str, float]) -> TrainingError:
+        """What stops a training whose loss is no number; the images that it came with are saved."""
+        known = getattr(self.draws.dataset, "image_ids", range(len(self.draws.dataset)))
+        ids = [known[self.draws.index(position)] for position in self._batch(self.step)]
+        file = self.log.with_name(f"not-finite.step-{self.step}.{self.rank}.json")
+        about = {"step": self.step, "seed": self.seed, "image_ids": ids, "positions": list(self._batch(self.step))}
+        write_atomically(file, json.dumps({**about, "losses": {name: str(value) for name, value in losses.items()}}))
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        more = f" and {len(ids) - 4} more" if len(ids) > 4 else ""
+        return TrainingError(
+            f"step {self.step}: the loss is not finite ({parts}) on images {', '.join(map(str, ids[:4]))}{more}, which "
+            f"{file} lists; look at them, lower --lr, or set clip_norm in the recipe. The last state before it is in "
+            f"{self.states.path}"
+        )
 
     def note(self, values: Tensor) -> None:
         """Keep the losses of a step, in the log too."""
@@ -313,15 +327,16 @@ def fit_by_gradient(
     workers: int = 0,
     checkpoint_every: int = 250,
     accumulate: int = 1,
+    checkpoint_minutes: float = 10.0,
     amp: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Train `model` in place and return `{"steps", "seconds", "losses", "course"}`; averaged weights end in it.
 
-    The state goes to `out/state.pt` every `checkpoint_every` steps and after the step in which Ctrl-C or SIGTERM
-    comes; where that file exists,
-    training goes on from it, with as many processes and parts as there are then: each step has the same images, but
-    what is drawn for each part, and sums, differ. The losses of every 50th step go to `out/losses.jsonl`.
+    The state goes to `out/state.pt` every `checkpoint_every` steps, where these take longer every `checkpoint_minutes`,
+    and after the step in which Ctrl-C or SIGTERM comes; where that file exists, training goes on from it, with as many
+    processes and parts as there are then: each step has the same images, but what is drawn for each part, and sums,
+    differ. The losses of every 50th step go to `out/losses.jsonl`.
 
     Args:
         model: With fresh weights, equal in all processes.
@@ -336,16 +351,19 @@ def fit_by_gradient(
         accumulate: Parts into which a process divides its share of a batch: gradients are the mean over processes and
             parts, as if all images were one batch where a loss is a mean over images. (Where it is a mean over objects,
             each part has its own; batch normalisation, too, sees only a part.)
+        checkpoint_minutes: Most minutes between states: what a machine that dies costs at most, and a step.
         amp: Run the forward pass in bfloat16; detectors compute their losses from what it gives in float32.
         quiet: No progress.
 
     Raises:
-        TrainingError: A loss is not finite, the state belongs to another run, or the batch cannot be divided.
+        TrainingError: A loss is not finite (`out/not-finite.step-N.R.json` then names the images of process R), the
+            state belongs to another run, or the batch cannot be divided.
         ValueError: The recipe has sizes that the detector cannot take, or stages that it does not have.
     """
-    run = _Run(model, recipe, seed, out, TrainingState(out / STATE, identity), device, accumulate)
+    draws = Draws(dataset, recipe, seed)
+    run = _Run(model, draws, out, TrainingState(out / STATE, identity), device, accumulate)
     loader = DataLoader(
-        Draws(dataset, recipe, seed),
+        draws,
         batch_size=recipe.batch // run.world // accumulate,
         sampler=run.positions(),
         collate_fn=_collate,
@@ -370,7 +388,8 @@ def fit_by_gradient(
                 if last or run.step % 50 == 0:
                     run.note(values)
                     reporter.show(run.step, run.recent)
-                if last or run.step % checkpoint_every == 0 or interrupts.asked:
+                due = run.step % checkpoint_every == 0 or run.states.age >= checkpoint_minutes
+                if last or due or interrupts.asked:
                     run.save()
                 interrupts.raise_if_asked()
     finally:

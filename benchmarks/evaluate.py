@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -39,11 +40,13 @@ from benchmarks.metrics import (
 from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
 from benchmarks.multiscale import protocol_named
+from benchmarks.pieces import Pieces
 from benchmarks.processes import Share, join_processes
 from benchmarks.proposals import remembering
 from benchmarks.protocol import identities
-from benchmarks.provenance import commit, sha256, versions
+from benchmarks.provenance import code, commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
+from benchmarks.stopping import alone_in
 from ops.nms import Suppression, suppressing
 from ops.structures import Detections, Target
 from zoo import CATALOG, build, checkpoints
@@ -130,7 +133,9 @@ def load_subject(name: str, weights: Path, num_classes: int, overrides: dict[str
         seed = int(meta.extra["seed"]) if "seed" in meta.extra else None
         images = int(meta.extra["images"]) if "images" in meta.extra else None
         names = tuple(meta.class_names)
-        return Subject(name, model.eval(), scale, dict(meta.overrides), names, weights, seed, images)
+        lacking = len(json.loads(meta.extra.get("skipped", "[]")))
+        note = f"trained without {lacking} images that could not be decoded" if lacking else ""
+        return Subject(name, model.eval(), scale, dict(meta.overrides), names, weights, seed, images, note=note)
     published = checkpoints.entry_for(weights)
     if published is not None and published.config is not None:
         if published.detector != name:
@@ -227,6 +232,7 @@ def detect(
     limit: int | None = None,
     told: Callable[[list[Tensor], list[Target]], list[Detections]] | None = None,
     share: Share | None = None,
+    pieces: Pieces | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels).
@@ -234,16 +240,21 @@ def detect(
     Given a `share`, this process looks at its images only, and the first one returns the detections of all.
 
     Where the detector answers masks, each has its `segmentation` in compressed RLE. Given `told`, it answers in place
-    of `model(images)`, and is told what is in the images, by the labels of the detector.
+    of `model(images)`, and is told what is in the images, by the labels of the detector. What `pieces` holds already is
+    not done again, and what is new is kept there.
     """
     categories = categories or category_of_label(dataset, model.num_classes)
     model.to(device).eval()
-    rows: dict[int, list[dict[str, Any]]] = {}
     count = min(len(dataset), limit or len(dataset))
     share = share or Share()
-    positions = share.positions(count)
+    positions, done = share.positions(count), 0 if pieces is None else pieces.images
+    rows: dict[int, list[dict[str, Any]]] = {index: [] for index in positions[:done]}
+    if pieces is not None:
+        place = {dataset.image_ids[index]: index for index in rows}
+        for row in pieces.rows:
+            rows[place[row["image_id"]]].append(row)
     console = Console(stderr=True)
-    steps: Iterable[int] = range(0, len(positions), batch)
+    steps: Iterable[int] = range(done, len(positions), batch)
     if not quiet and share.rank == 0:
         steps = track(list(steps), description=f"detecting on {dataset.name} {dataset.split}", console=console)
     for start in steps:
@@ -257,6 +268,8 @@ def detect(
                 answers = told(images, [_relabelled(target, dataset, categories).to(device) for _, target in items])
         for index, answer in zip(indices, answers, strict=True):
             rows[index] = coco_rows(answer, dataset.image_ids[index], categories)
+        if pieces is not None:
+            pieces.add(start + len(indices), [row for index in indices for row in rows[index]])
     return [row for found in share.gather(rows, count).values() for row in found]
 
 
@@ -327,7 +340,74 @@ def dataset_id(dataset: Dataset) -> DatasetId:
         fingerprint=dataset.fingerprint,
         images=len(dataset),
         objects=dataset.num_objects,
+        skipped=getattr(dataset, "skipped", ()),
     )
+
+
+def _identity(
+    subject: Subject,
+    weights: Weights,
+    dataset: Dataset,
+    categories: tuple[int | None, ...],
+    *,
+    device: str,
+    batch: int,
+    looks: dict[str, Any],
+) -> dict[str, Any]:
+    """All that detections depend on: what was kept of others is not gone on with."""
+    return {
+        "detector": subject.name,
+        "weights": weights.sha256,
+        "overrides": subject.overrides,
+        "images": dataset.fingerprint,
+        "categories": categories,
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "batch": batch,
+        "looks": looks,
+        "code": code(),
+        "versions": versions(),
+    }
+
+
+def _look(
+    subject: Subject,
+    dataset: Dataset,
+    categories: tuple[int | None, ...],
+    *,
+    device: str,
+    batch: int,
+    soft_nms: Suppression | None,
+    told: Callable[[list[Tensor], list[Target]], list[Detections]] | None,
+    share: Share,
+    pieces: Pieces | None,
+    quiet: bool,
+) -> tuple[list[dict[str, Any]], dict[int | str, NDArray[np.float64]] | None]:
+    """Detections, and of a detector that looks at regions these too; of a `share`'s first process alone."""
+    start = time.monotonic()
+    with remembering(subject.model, dataset, quiet=quiet):
+        if soft_nms is not None:
+            with suppressing(soft_nms) as asked:
+                detect(subject.model, dataset, categories=categories, device=device, limit=1, quiet=True)
+            if not asked.used:
+                raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
+        with suppressing(soft_nms):
+            rows = detect(
+                subject.model,
+                dataset,
+                categories=categories,
+                device=device,
+                batch=batch,
+                told=told,
+                share=share,
+                pieces=pieces,
+                quiet=quiet,
+            )
+        if share.count > 1 and share.rank == 0:
+            pace = len(dataset) / (time.monotonic() - start)
+            print(f"{len(dataset)} images, {pace:.1f} a second, by {share.count} processes", file=sys.stderr)
+        proposes = hasattr(subject.model, "proposals")
+        return rows, propose(subject.model, dataset, device=device, share=share, quiet=quiet) if proposes else None
 
 
 def evaluate(
@@ -353,6 +433,9 @@ def evaluate(
     Under `torchrun` the images are shared out among all processes, each image to exactly one; the first process scores
     and writes, and all return the same Record.
 
+    With `out`, each batch's detections are kept there at once: killed at its end, the same call looks only at the
+    images that are left, and ends with the same files. The second pass over the images starts over.
+
     Args:
         subject: What detects.
         dataset: Where.
@@ -372,6 +455,7 @@ def evaluate(
         EvaluationError: The dataset has none of the detector's classes, or the detector suppresses duplicates in a
             way of its own, which `soft_nms` cannot take the place of.
         ValueError: There is no such protocol, the detector cannot take its sizes, or it cannot be told the truth.
+        BusyError: Another process evaluates into `out`.
     """
     looks: dict[str, Any] = {}
     told = None
@@ -384,36 +468,73 @@ def evaluate(
         subject = replace(subject, model=chosen.over(subject.model).eval())
     if chosen is not None:
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
+    if soft_nms is not None:
+        looks["suppression"] = soft_nms.describe()
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
-    place, share, start = str(join_processes(device, "gloo")), Share.joined(), time.monotonic()
-    with remembering(subject.model, dataset, quiet=quiet):
-        if soft_nms is not None:
-            looks["suppression"] = soft_nms.describe()
-            with suppressing(soft_nms) as asked:
-                detect(subject.model, dataset, categories=categories, device=place, limit=1, quiet=True)
-            if not asked.used:
-                raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
-        with suppressing(soft_nms):
-            rows = detect(
-                subject.model,
-                dataset,
-                categories=categories,
-                device=place,
-                batch=batch,
-                told=told,
-                share=share,
-                quiet=quiet,
+    weights = Weights(file=subject.weights.name, sha256=sha256(subject.weights))
+    place, share = str(join_processes(device, "gloo")), Share.joined()
+    with ExitStack() as held:
+        pieces = None
+        if out is not None:
+            if share.rank == 0:
+                held.enter_context(alone_in(out))
+            identity = _identity(subject, weights, dataset, categories, device=device, batch=batch, looks=looks)
+            pieces = held.enter_context(Pieces(out, identity, share))
+        rows, regions = _look(
+            subject,
+            dataset,
+            categories,
+            device=place,
+            batch=batch,
+            soft_nms=soft_nms,
+            told=told,
+            share=share,
+            pieces=pieces,
+            quiet=quiet,
+        )
+        if share.rank:
+            record: Record = share.tell(None)
+        else:
+            if out is not None:
+                write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
+            metrics, protocol = _scored(subject, dataset, rows, regions, misses)
+            record = Record(
+                kind="accuracy",
+                detector=subject.name,
+                scale=subject.scale,
+                overrides=json.loads(json.dumps(subject.overrides, default=str)),
+                num_classes=subject.model.num_classes,
+                weights=weights,
+                dataset=dataset_id(dataset),
+                protocol={**protocol, "batch": batch, **looks},
+                hardware=hardware.stamp(device, torch.get_num_threads()),
+                seed=subject.seed,
+                learned_from=subject.learned_from,
+                commit=commit(),
+                versions=versions(),
+                metrics={**metrics, "detections": len(rows), **subject.origin},
+                answers=answer_hashes(rows, dataset.image_ids),
+                note="; ".join(part for part in (subject.note, note) if part),
             )
-        if share.count > 1 and share.rank == 0:
-            pace = len(dataset) / (time.monotonic() - start)
-            print(f"{len(dataset)} images, {pace:.1f} a second, by {share.count} processes", file=sys.stderr)
-        proposes = hasattr(subject.model, "proposals")
-        regions = propose(subject.model, dataset, device=place, share=share, quiet=quiet) if proposes else None
-    if share.rank:
-        return share.tell(None)
+            if out is not None:
+                write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))
+                record.write(out)
+                print(f"wrote detections.json, metrics.json and {record.name}.json to {out}", file=sys.stderr)
+            share.tell(record)
+        if pieces is not None:
+            pieces.remove()
+        return record
+
+
+def _scored(
+    subject: Subject,
+    dataset: Dataset,
+    rows: list[dict[str, Any]],
+    regions: dict[int | str, NDArray[np.float64]] | None,
+    misses: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Metrics and protocol of detections, and of the regions that a detector looked at."""
     truth = load_ground_truth(dataset.coco())
-    if out is not None:
-        write_atomically(out / "detections.json", json.dumps(rows, allow_nan=False))
     results = load_detections(rows, truth)
     matches = match(truth, results)
     metrics = score_matches(truth, results, matches)
@@ -433,26 +554,4 @@ def evaluate(
     if regions is not None:
         metrics["proposals"] = proposal_recall(truth, regions)
         protocol["proposals"] = PROPOSALS
-    record = Record(
-        kind="accuracy",
-        detector=subject.name,
-        scale=subject.scale,
-        overrides=json.loads(json.dumps(subject.overrides, default=str)),
-        num_classes=subject.model.num_classes,
-        weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
-        dataset=dataset_id(dataset),
-        protocol={**protocol, "batch": batch, **looks},
-        hardware=hardware.stamp(device, torch.get_num_threads()),
-        seed=subject.seed,
-        learned_from=subject.learned_from,
-        commit=commit(),
-        versions=versions(),
-        metrics={**metrics, "detections": len(rows), **subject.origin},
-        answers=answer_hashes(rows, dataset.image_ids),
-        note="; ".join(part for part in (subject.note, note) if part),
-    )
-    if out is not None:
-        write_atomically(out / "metrics.json", to_json({**metrics, "protocol": protocol}))
-        record.write(out)
-        print(f"wrote detections.json, metrics.json and {record.name}.json to {out}", file=sys.stderr)
-    return share.tell(record)
+    return metrics, protocol

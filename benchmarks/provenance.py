@@ -8,7 +8,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["commit", "sha256", "versions"]
+__all__ = ["code", "commit", "sha256", "versions"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = ("numpy", "numba", "opencv-contrib-python-headless", "pillow", "scikit-learn", "torch", "torchvision")
@@ -25,6 +25,15 @@ def commit() -> str:
         return git("rev-parse", "--short=12", "HEAD") + ("+" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def code() -> str:
+    """Hash of the sources that detections come from, which also tells one state of a changed tree from another."""
+    digest = hashlib.sha256()
+    for folder in ("benchmarks", "ops", "zoo"):
+        for file in sorted((_ROOT / folder).rglob("*.py")):
+            digest.update(f"{file.relative_to(_ROOT)} {sha256(file)}\n".encode())
+    return digest.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -109,8 +109,10 @@ def ship(
 def _check_that_it_may_ship(source: Path, training: Record) -> None:
     if source.stat().st_size > LIMIT:
         raise ValueError(f"{source}: {source.stat().st_size:,} bytes; checkpoints that ship have at most {LIMIT:,}")
-    if training.seed or training.learned_from:
-        chance = f"seed {training.seed}" if training.seed else f"{training.learned_from} images"
+    skipped = training.dataset.skipped if training.dataset else ()
+    if training.seed or training.learned_from or skipped:
+        part = f"{training.learned_from} images" if training.learned_from else f"all images but {len(skipped)}"
+        chance = f"seed {training.seed}" if training.seed else part
         raise ValueError(
             f"{source}: was trained with {chance}; what ships is the first training on all images. Give --records to "
             f"keep its Records alone"

@@ -1,20 +1,16 @@
-"""Where a training stands: the file it goes on from, and how it is told to stop."""
+"""Where a training stands: the file it goes on from."""
 
 from __future__ import annotations
 
 import os
-import signal
-import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
-__all__ = ["Interrupts", "TrainingError", "TrainingState"]
+__all__ = ["TrainingError", "TrainingState"]
 
 
 class TrainingError(RuntimeError):
@@ -27,20 +23,32 @@ class TrainingState:
     def __init__(self, path: Path, identity: dict[str, Any]) -> None:
         self.path, self.identity = path, identity
         self.started, self.before = time.monotonic(), 0.0
+        self.saved = self.started
 
     @property
     def seconds(self) -> float:
         """Of all calls of this run, up to now."""
         return self.before + time.monotonic() - self.started
 
+    @property
+    def age(self) -> float:
+        """Minutes since this call last saved, or began."""
+        return (time.monotonic() - self.saved) / 60
+
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace the file, whole or not at all."""
         temporary = self.path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save({"identity": self.identity, "seconds": self.seconds, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        try:
+            with temporary.open("wb") as file:
+                torch.save({"identity": self.identity, "seconds": self.seconds, **state}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        except BaseException:
+            # On a full disk it would be in the way of the next try.
+            temporary.unlink(missing_ok=True)
+            raise
+        self.saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """What was saved last, if anything was.
@@ -54,7 +62,10 @@ class TrainingState:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
             found = state["identity"]
         except Exception as error:
-            raise TrainingError(f"{self.path}: not a training state ({error}); remove it to start anew") from error
+            # Not torch's own words: these advise to load it by executing what it holds.
+            raise TrainingError(
+                f"{self.path}: not a training state, or a damaged one; remove it to start anew"
+            ) from error
         different = sorted(key for key in self.identity if found.get(key) != self.identity[key])
         if different:
             key = different[0]
@@ -64,42 +75,3 @@ class TrainingState:
             )
         self.before = state["seconds"]
         return state
-
-
-class Interrupts:
-    """While it is entered, Ctrl-C and SIGTERM wait until a step is whole: a state from the middle of one is no state.
-
-    A second signal does not wait. Outside the main thread, which alone receives signals, nothing is changed.
-
-    Attributes:
-        asked: Whether a signal has come.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        print("stopping after this step; once more stops at once", file=sys.stderr, flush=True)
-
-    def raise_if_asked(self) -> None:
-        """Stop here if a signal has come.
-
-        Raises:
-            KeyboardInterrupt: One has.
-        """
-        if self.asked:
-            raise KeyboardInterrupt

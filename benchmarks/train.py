@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset, open_dataset
+from benchmarks.datasets.intact import without_corrupt
 from benchmarks.descent import STATE, fit_by_gradient, seed_of_start
 from benchmarks.evaluate import dataset_id
 from benchmarks.processes import join_processes
@@ -22,6 +25,7 @@ from benchmarks.proposals import proposer_of, with_proposals
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import Record, Weights
 from benchmarks.states import TrainingError, TrainingState
+from benchmarks.stopping import alone_in
 from benchmarks.suite import BENCHMARKS
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector, Recipe
@@ -56,6 +60,8 @@ def train(
     workers: int = 0,
     checkpoint_every: int = 250,
     accumulate: int = 1,
+    checkpoint_minutes: float = 10.0,
+    skip_corrupt: bool = False,
     amp: bool | None = None,
     quiet: bool = False,
 ) -> Path:
@@ -80,6 +86,8 @@ def train(
         workers: Processes that load images.
         checkpoint_every: Steps between states.
         accumulate: Parts into which each process divides its share of a batch, for want of memory.
+        checkpoint_minutes: Most minutes between states.
+        skip_corrupt: Leave out images that cannot be decoded, and say so in the Record.
         amp: Run the forward pass in bfloat16; None does so on CUDA only. Processors with bfloat16 instructions train
             up to twice as fast, others slower.
         quiet: No progress.
@@ -87,6 +95,7 @@ def train(
     Raises:
         TrainingError: See `fit_by_gradient`; or the detector has no recipe, or learns without gradients and several
             processes are to train it.
+        BusyError: Another process trains in `out`.
     """
     spec, benchmark = CATALOG[detector], BENCHMARKS[dataset_name]
     place = _prepare(device, threads)
@@ -94,6 +103,8 @@ def train(
     dataset = open_dataset(dataset_name, split or benchmark.train_split, data_root)
     if images is not None:
         dataset = dataset.first(images)
+    if skip_corrupt:
+        dataset = without_corrupt(dataset, quiet=quiet)
     num_classes = len(dataset.class_names)
     settings = {**(spec.small or {} if small else {}), **(overrides or {})}
     torch.manual_seed(seed_of_start(seed))
@@ -119,56 +130,62 @@ def train(
     }
     if (proposer := proposer_of(model)) is not None:
         dataset = with_proposals(dataset, proposer, quiet=quiet)
-    if recipe is None:
-        if dist.is_initialized():
-            raise TrainingError(f"{detector}: learns in its own way, which is not divided; run it as one process")
-        outcome = _fit(model, dataset, seed, TrainingState(out / STATE, identity))
-    else:
-        model.set_priors(_shares(dataset))
-        outcome = fit_by_gradient(
-            model,
-            dataset,
-            recipe,
-            seed=seed,
-            out=out,
-            identity=identity,
-            device=place,
-            workers=workers,
-            checkpoint_every=checkpoint_every,
-            accumulate=accumulate,
-            amp=amp,
-            quiet=quiet,
-        )
-    path = out / f"{detector}_{'small' if small else 'paper'}.{dataset_name}.safetensors"
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        checkpoints.save(
-            path,
-            model.cpu(),
-            detector=detector,
-            num_classes=num_classes,
-            overrides=settings,
-            class_names=list(dataset.class_names),
-            small=small,
-            extra={"seed": str(seed)} | ({} if images is None else {"images": str(images)}),
-        )
-        Record(
-            kind="training",
-            detector=detector,
-            scale="small" if small else "paper",
-            overrides=json.loads(json.dumps(settings, default=str)),
-            num_classes=num_classes,
-            weights=Weights(file=path.name, sha256=sha256(path)),
-            dataset=data,
-            hardware=hardware.stamp(
-                str(place), torch.get_num_threads(), precision="bfloat16" if amp and recipe else "float32"
-            ),
-            seed=seed,
-            learned_from=images,
-            recipe=described,
-            commit=commit(),
-            versions=versions(),
-            metrics=outcome,
-        ).write(out)
+    with ExitStack() as held:
+        if os.environ.get("RANK", "0") == "0":
+            held.enter_context(alone_in(out))
+        if recipe is None:
+            if dist.is_initialized():
+                raise TrainingError(f"{detector}: learns in its own way, which is not divided; run it as one process")
+            outcome = _fit(model, dataset, seed, TrainingState(out / STATE, identity))
+        else:
+            model.set_priors(_shares(dataset))
+            outcome = fit_by_gradient(
+                model,
+                dataset,
+                recipe,
+                seed=seed,
+                out=out,
+                identity=identity,
+                device=place,
+                workers=workers,
+                checkpoint_every=checkpoint_every,
+                accumulate=accumulate,
+                checkpoint_minutes=checkpoint_minutes,
+                amp=amp,
+                quiet=quiet,
+            )
+        path = out / f"{detector}_{'small' if small else 'paper'}.{dataset_name}.safetensors"
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            checkpoints.save(
+                path,
+                model.cpu(),
+                detector=detector,
+                num_classes=num_classes,
+                overrides=settings,
+                class_names=list(dataset.class_names),
+                small=small,
+                extra={"seed": str(seed)}
+                | ({} if images is None else {"images": str(images)})
+                | ({"skipped": json.dumps(data.skipped)} if data.skipped else {}),
+            )
+            Record(
+                kind="training",
+                detector=detector,
+                scale="small" if small else "paper",
+                overrides=json.loads(json.dumps(settings, default=str)),
+                num_classes=num_classes,
+                weights=Weights(file=path.name, sha256=sha256(path)),
+                dataset=data,
+                hardware=hardware.stamp(
+                    str(place), torch.get_num_threads(), precision="bfloat16" if amp and recipe else "float32"
+                ),
+                seed=seed,
+                learned_from=images,
+                recipe=described,
+                commit=commit(),
+                versions=versions(),
+                metrics=outcome,
+            ).write(out)
     return path
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.manifest import SEALED
 from benchmarks.papers import TableError, read_tables
 from benchmarks.results import COMMITTED, RecordError, write_atomically
+from benchmarks.stopping import stoppable
 from reports.exports import FORMATS, Form, export
 from reports.records import ReportError, Shelf, read_entries
 from reports.render import render, sections_of
@@ -61,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.export:
             return _export(options.results or [], options.export, options.out)
         return _write(options.results, options.out)
-    except (RecordError, TableError, ReportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (RecordError, TableError, ReportError, OSError, MemoryError) as error:
+        print(f"error: {str(error) or 'out of memory'}", file=sys.stderr)
         return 2
 
 
@@ -117,4 +118,5 @@ def _write(results: list[Path] | None, out: Path | None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with stoppable("python -m reports"):
+        sys.exit(main())

@@ -136,7 +136,7 @@ def save(
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(serialise(state, metadata))
+            file.write(_in_order(serialise(state, metadata)))
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -144,6 +144,16 @@ def save(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with sorted notes: safetensors writes them in another order each time, and so another sha256."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[start:]
 
 
 def _compact(path: Path, name: str, value: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.stopping import stoppable
+
 if TYPE_CHECKING:
     from benchmarks.evaluate import Subject
 
@@ -25,6 +27,7 @@ __all__ = [
     "Evaluated",
     "Out",
     "Settings",
+    "SkipCorrupt",
     "Split",
     "Threads",
     "WeightsFile",
@@ -55,29 +58,42 @@ Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Constructor argument, such as size=256; may be repeated.")
 ]
+SkipCorrupt = Annotated[
+    bool,
+    typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded; the Record names them, and differs."),
+]
 
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Errors that a user can mend as one line and exit status 2; Ctrl-C as one line and 130."""
-    try:
-        yield
-    except (ValueError, KeyError, OSError, RuntimeError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    except KeyboardInterrupt:
-        print(f"stopped; to go on: python -m benchmarks {' '.join(sys.argv[1:])}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    """Errors that a user can mend as one line and exit status 2; Ctrl-C and SIGTERM as one line, 130 and 143."""
+    with stoppable("python -m benchmarks"):
+        try:
+            yield
+        except (ValueError, KeyError, OSError, RuntimeError, MemoryError) as error:
+            print(f"error: {_said(error)}", file=sys.stderr)
+            raise typer.Exit(2) from error
 
 
-def settings_of(pairs: list[str] | None) -> dict[str, Any]:
-    """Constructor arguments from `name=value`; values are JSON, or else text."""
+def _said(error: Exception) -> str:
+    """The message of an error, on one line."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        why = str(error).partition(". ")[0]
+        return (
+            f"out of memory{f' ({why})' if why else ''}; nothing was made smaller to fit, and no Record is written: "
+            "free some, or choose a smaller --batch or another --device"
+        )
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
+
+
+def settings_of(pairs: list[str] | None, option: str = "--set") -> dict[str, Any]:
+    """Arguments from `name=value`, as `option` gives them; values are JSON, or else text."""
     settings = {}
     for pair in pairs or []:
         name, separator, text = pair.partition("=")
         if not separator:
-            raise ValueError(f"--set {pair}: write name=value")
+            raise ValueError(f"{option} {pair}: write name=value")
         try:
             value = json.loads(text)
         except json.JSONDecodeError:

@@ -15,6 +15,7 @@ from benchmarks.commands.common import (
     Evaluated,
     Out,
     Settings,
+    SkipCorrupt,
     Split,
     Threads,
     WeightsFile,
@@ -66,6 +67,7 @@ def evaluate(
         bool,
         typer.Option("--misses", help="Miss rates against false positives; detectors of windows state them anyhow."),
     ] = False,
+    skip_corrupt: SkipCorrupt = False,
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
@@ -73,6 +75,7 @@ def evaluate(
         import torch
 
         from benchmarks.datasets import open_dataset
+        from benchmarks.datasets.intact import without_corrupt
         from benchmarks.evaluate import evaluate as run
         from benchmarks.processes import Share
         from benchmarks.score import print_scores
@@ -85,6 +88,7 @@ def evaluate(
             torch.set_num_threads(threads)
         images = open_dataset(dataset, split, data_root)
         images = images.only(only) if only else images
+        images = without_corrupt(images) if skip_corrupt else images
         subject = subject_of(detector, dataset, weights, len(images.class_names), settings)
         record = run(
             subject,

@@ -13,6 +13,7 @@ from benchmarks.commands.common import (
     DetectorName,
     Device,
     Settings,
+    SkipCorrupt,
     Split,
     Threads,
     WeightsFile,
@@ -82,6 +83,8 @@ def train(
     accumulate: Annotated[int, typer.Option(help="Parts of a process's share of a batch, for want of memory.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that load images.")] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between states to resume from.")] = 250,
+    checkpoint_minutes: Annotated[float, typer.Option(help="Most minutes between them.")] = 10.0,
+    skip_corrupt: SkipCorrupt = False,
     amp: Annotated[bool | None, typer.Option(help="bfloat16 forward passes. Left out: on CUDA only.")] = None,
 ) -> None:
     """Train a detector. The same command continues an interrupted run."""
@@ -107,6 +110,8 @@ def train(
             workers=workers,
             accumulate=accumulate,
             checkpoint_every=checkpoint_every,
+            checkpoint_minutes=checkpoint_minutes,
+            skip_corrupt=skip_corrupt,
             amp=amp,
         )
         print(path)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.datasets import DatasetError, download_dataset, open_dataset
+from benchmarks.stopping import stoppable
 
 
 def main(
@@ -17,12 +18,17 @@ def main(
     folder: Annotated[Path | None, typer.Option(help="Where to; the cache folder by default.")] = None,
 ) -> None:
     """Fetch a split, read all of it once, and say what it holds."""
+    with stoppable("python -m benchmarks.datasets"):
+        _fetch(name, split, folder)
+
+
+def _fetch(name: str, split: str | None, folder: Path | None) -> None:
     try:
         place = download_dataset(name, split, folder)
         dataset = open_dataset(name, split, None if name == "shapes" else place)
         print(f"{place}: {len(dataset)} images, {dataset.num_objects} objects, fingerprint {dataset.fingerprint}")
-    except DatasetError as error:
-        print(error, file=sys.stderr)
+    except (DatasetError, OSError, MemoryError) as error:
+        print(f"error: {str(error) or 'out of memory'}", file=sys.stderr)
         raise SystemExit(2) from error
 
 

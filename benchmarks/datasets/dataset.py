@@ -62,6 +62,7 @@ class Dataset:
         category_ids: Label -> COCO category id (COCO's are sparse, ours run from 1).
         image_ids: Index -> COCO image id.
         paths: Index -> file.
+        skipped: COCO ids of images that were left out because they cannot be decoded.
 
     Args:
         name: See above.
@@ -71,6 +72,8 @@ class Dataset:
         paths: One file an image, in the order of `images`.
         masks: Decode `segmentation` into `Target.masks`.
     """
+
+    skipped: tuple[int, ...] = ()
 
     def __init__(
         self, name: str, split: str, ground_truth: Mapping[str, Any], paths: Sequence[Path], *, masks: bool = False
@@ -167,6 +170,19 @@ class Dataset:
         if not indices:
             raise DatasetError(f"{self.name} {self.split}: no image has any {' or '.join(class_names)}")
         return self._part(indices, wanted, f"{self.split}-only-{'-'.join(class_names)}")
+
+    def without(self, indices: Sequence[int]) -> Dataset:
+        """All images but these, which are named as `skipped`: another test, called for instance `val2017-without-2`.
+
+        Raises:
+            DatasetError: None is left.
+        """
+        left = sorted(set(range(len(self))) - set(indices))
+        if not left:
+            raise DatasetError(f"{self.name} {self.split}: none of its {len(self)} images can be used; unpack it again")
+        part = self._part(left, self.category_ids, f"{self.split}-without-{len(self) - len(left)}")
+        part.skipped = (*self.skipped, *(self.image_ids[index] for index in sorted(set(indices))))
+        return part
 
     def _part(self, indices: Sequence[int], categories: Sequence[int], split: str) -> Dataset:
         ids = {self.image_ids[index] for index in indices}

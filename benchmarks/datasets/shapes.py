@@ -603,6 +603,9 @@ def write(split: str, folder: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{split}.lock"):
         if not place.is_dir():
+            # What a process that was killed left: the lock is ours, so none draws there now.
+            for left in folder.glob(f".{split}.*/"):
+                shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{split}."))
             try:
                 _write_layouts(temporary, split, scene, number, count)

@@ -127,7 +127,7 @@ def lists_of_object(path: Path, window: int) -> dict[str, tuple[int, int]]:
     with path.open("rb") as file:
         while text := file.read(window):
             count, depth, string = _outline(np.frombuffer(text, dtype=np.uint8), depth, string, found)
-            marks += [(offset + place, kind) for place, kind in found[:count].tolist()]
+            marks += [(offset + int(place), int(kind)) for place, kind in found[:count]]
             if count < 0 or len(marks) > _MOST_MARKS:
                 raise ScoreError(f"{path}: has too many keys; name COCO's instances JSON")
             offset += len(text)

@@ -44,13 +44,23 @@ class Weights(_Frozen):
 
 
 class DatasetId(_Frozen):
-    """Which images: `fingerprint` hashes pixels and boxes, so that two equal ones are the same test."""
+    """Which images: `fingerprint` hashes pixels and boxes, so that two equal ones are the same test.
+
+    Attributes:
+        name: Of the data set.
+        split: As the data set calls it; a part of one has a name of its own.
+        fingerprint: See above.
+        images: How many.
+        objects: In them.
+        skipped: Ids of images of the split that were left out, as asked, because they cannot be decoded.
+    """
 
     name: str
     split: str
     fingerprint: str
     images: int
     objects: int
+    skipped: tuple[int, ...] = ()
 
 
 class Watched(_Frozen):
