@@ -566,7 +566,7 @@ def test_a_broken_transfer_goes_on_where_it_broke_off(server: Server, tmp_path: 
     [
         ("", CONTENT[:1000], ["bytes=1000-"]),
         ("no ranges", CONTENT[:1000], ["bytes=1000-"]),
-        ("", CONTENT, [f"bytes={len(CONTENT)}-"]),
+        ("", CONTENT, []),
     ],
 )
 def test_a_part_of_an_earlier_try_is_used(

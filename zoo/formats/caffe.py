@@ -236,6 +236,8 @@ _SCHEMA = {name: _fields(text) for name, text in (_SETTINGS | _RULES).items()} |
     ),
 }
 _MOST_FIELDS = 200_000
+_MOST_SIDES = 32
+_LONGEST_SIDE = 2**31 - 1
 _KEYED = np.dtype([("key", "u1"), ("value", "<f4")])
 _RAW_TYPES = {"DOUBLE": "<f8", "FLOAT": "<f4", "FLOAT16": "<f2"}
 
@@ -426,7 +428,9 @@ class _Wire:
         if shape is None and legacy:
             shape = tuple(legacy.get(name, 0) for name in ("num", "channels", "height", "width"))
         count = sum(len(part) for part in parts)
-        if shape is None or any(side < 0 for side in shape) or math.prod(shape) != count:
+        if shape is not None and (len(shape) > _MOST_SIDES or not all(0 <= side <= _LONGEST_SIDE for side in shape)):
+            raise self.fail(start, f"{which} has a shape of {len(shape)} sides, {repr(shape[:4])[:80]} at first")
+        if shape is None or math.prod(shape) != count:
             raise self.fail(
                 start, f"{which} has {'no shape' if shape is None else f'shape {shape}'} but {count:,} numbers"
             )
@@ -534,7 +538,7 @@ class _Text:
         while self.kind == "string" or self.token != closing:
             kind, name = self.advance()
             if kind != "name":
-                raise self.fail(f"a field's name should stand before {self.token!r}, not {name!r}")
+                raise self.fail(f"a field's name should stand before {_short(self.token)}, not {_short(name)}")
             values = found.setdefault(name, [])
             colon = self.token == ":"
             if colon:
@@ -547,7 +551,7 @@ class _Text:
             elif colon or self.token in ("{", "<"):
                 values.append(self.value(name, forms.get(name, ""), depth))
             else:
-                raise self.fail(f"{name!r} has no value")
+                raise self.fail(f"{_short(name)} has no value")
         self.advance()
         return {name: tuple(values) for name, values in found.items()}
 
@@ -565,19 +569,29 @@ class _Text:
             value = "".join(re.sub(r"\\(.)", r"\1", part[1:-1]) for part in parts)
             right = form in ("", "str")
         elif kind == "number":
-            value = _number(token)
+            try:
+                value = _number(token)
+            except ValueError as error:
+                raise self.fail(f"{name!r} has a number of {len(token):,} digits") from error
             right = form in ("", "float") or (form == "int" and isinstance(value, int))
         elif kind == "name":
             value = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}.get(token, token)
             wanted = {"bool": bool, "float": float, "": object, "type": str}.get(form)
             right = isinstance(value, wanted) if wanted else token in form.split("|")
         else:
-            raise self.fail(f"the value of {name!r} is missing before {token!r}")
+            raise self.fail(f"the value of {_short(name)} is missing before {_short(token)}")
         if not right:
-            raise self.fail(f"{name!r} cannot be {token!r}")
+            raise self.fail(f"{name!r} cannot be {_short(token)}")
         if form == "v1":
             value["type"] = tuple(_SPELT_V1.get(kind, kind) for kind in value.get("type", ()))
-        return _layer(value) if form in ("layer", "v1") else value
+        if form in ("layer", "v1"):
+            # What it says of numbers is not read: they come from a binary file.
+            return _layer({key: own for key, own in value.items() if key != "blobs"})
+        return value
+
+
+def _short(token: str) -> str:
+    return repr(token if len(token) <= 60 else f"{token[:57]}...")
 
 
 def _number(token: str) -> int | float:
