@@ -99,7 +99,7 @@ def _read(file: Path, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     paths = [folder / image["file_name"] for image in truth["images"]]
     present = {path.name for path in folder.iterdir()}
     missing = [path for path in paths if path.name not in present]
-    refuse_strays(folder, (path.name for path in paths), folder.parent)
+    refuse_strays(folder, (path.name for path in paths), file.parent.parent)
     if missing:
         raise DatasetError(f"{missing[0]}: is missing, as are {len(missing) - 1} other images; unpack the images too")
     return truth, paths

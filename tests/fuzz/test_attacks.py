@@ -265,6 +265,24 @@ def test_boxes_beyond_any_image() -> None:
     refused(ScoreError, "entry 0: bbox is .* beyond any image", load_detections, found, load_ground_truth(TRUTH))
 
 
+def test_what_is_quoted_has_an_end(tmp_path: Path, voc: Path) -> None:
+    """A line, a name or a number may be of any length; the sentence about it may not."""
+    long = "x" * 20_000
+    path = tmp_path / "comp4_det_test_car.txt"
+    path.write_text(f"a {long} 1 1 2 2\n")
+    refused(ScoreError, "line 1: .* are not five numbers", load_detections, path, load_ground_truth(TRUTH))
+    path.write_text(f"{long} 1 1 1 2 2\n")
+    refused(ScoreError, "line 1: image_id .* is not in", load_detections, path, load_ground_truth(TRUTH))
+    for old in ("dog", "<xmin>3", "<difficult>0"):
+        text = XML.replace(old, old.rpartition(">")[0] + ">" * ("<" in old) + long)
+        (voc / "VOCdevkit" / "VOC2007" / "Annotations" / "1.xml").write_text(text)
+        refused(DatasetError, r"1\.xml: object 1", open_voc, "test", voc)
+    refused(DarknetError, "line 1: ", parse_cfg, f"[{long}", "a.cfg")
+    refused(DarknetError, "line 2: ", parse_cfg, f"[net]\n{long}=1\n[maxpool]\nsize=1", "a.cfg")
+    (tmp_path / "a.prototxt").write_text(f"name: {long}{{")
+    refused(CaffeError, r"a\.prototxt: line 1: ", read_prototxt, tmp_path / "a.prototxt")
+
+
 # Folders and archives
 
 

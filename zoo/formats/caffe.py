@@ -428,9 +428,9 @@ class _Wire:
         if shape is None and legacy:
             shape = tuple(legacy.get(name, 0) for name in ("num", "channels", "height", "width"))
         count = sum(len(part) for part in parts)
-        if shape is not None and (len(shape) > _MOST_SIDES or not all(0 <= side <= _LONGEST_SIDE for side in shape)):
+        if shape is not None and (len(shape) > _MOST_SIDES or max(shape, default=0) > _LONGEST_SIDE):
             raise self.fail(start, f"{which} has a shape of {len(shape)} sides, {repr(shape[:4])[:80]} at first")
-        if shape is None or math.prod(shape) != count:
+        if shape is None or any(side < 0 for side in shape) or math.prod(shape) != count:
             raise self.fail(
                 start, f"{which} has {'no shape' if shape is None else f'shape {shape}'} but {count:,} numbers"
             )

@@ -216,6 +216,7 @@ class CfgNetwork(nn.Module):
         self._outputs: list[int] = []
         channels = cfg.net.integer("channels", 3, least=1)
         layer: nn.Module
+        weights = 0
         for index, section in enumerate(cfg.layers):
             self._sources.append(_sources(section, index))
             inputs = [self.shapes[source] if source >= 0 else (channels, *cfg.size) for source in self._sources[-1]]
@@ -227,6 +228,9 @@ class CfgNetwork(nn.Module):
                 layer, shape = _BUILDERS[section.name](section, inputs)
             if min(shape) < 1:
                 raise section.error(f"nothing is left of a map of {inputs[0]}; enlarge the input or mend the strides")
+            weights += sum(value.numel() for value in layer.parameters())
+            if weights > 2 * _LARGEST_LAYER:
+                raise section.error(f"is the layer with which the network has {weights:,} weights; mend its sizes")
             if math.prod(shape) > _LARGEST_MAP:
                 raise section.error(f"makes a map of {shape}, over {_LARGEST_MAP:,} numbers; mend its sizes")
             self.layers.append(layer)
@@ -276,7 +280,7 @@ _Built = tuple[nn.Module, _Shape]
 
 _MOST_BOXES = 1_000
 _LARGEST_MAP = _LARGEST_LAYER = 1 << 28
-"""Numbers; the first YOLO has a layer of half as many."""
+"""Numbers; the first YOLO has a layer of three quarters as many, and all layers together may have twice as many."""
 
 
 def _bound(section: Section, numbers: int) -> None:

@@ -7,7 +7,8 @@ as many places, and a tuple that holds one twice that holds one twice, and so on
 from __future__ import annotations
 
 import pickletools
-from typing import IO
+from collections.abc import Iterator
+from typing import IO, Any
 
 __all__ = ["check_pickle"]
 
@@ -29,7 +30,7 @@ def check_pickle(file: IO[bytes]) -> None:
     """
     stack: list[_Size | None] = []
     memo: dict[int, _Size] = {}
-    for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+    for count, (opcode, argument) in enumerate(_steps(file)):
         if opcode.name in _PUTS or opcode.name == "MEMOIZE":
             place = len(memo) if argument is None else int(argument)
             if not 0 <= place <= count:
@@ -44,6 +45,21 @@ def check_pickle(file: IO[bytes]) -> None:
         else:
             sizes = _taken(stack, opcode)
             stack += [_joined(opcode.name, sizes)] * len(opcode.stack_after)
+
+
+def _steps(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
+    """Each opcode and its argument, up to the end of the pickle."""
+    while True:
+        opcode = pickletools.code2op.get(file.read(1).decode("latin1"))
+        if opcode is None:
+            raise ValueError("it holds an opcode that there is not, or ends too early")
+        # pickletools reads no string of Python 2 that has other letters than ASCII's.
+        if opcode.name == "STRING":
+            yield opcode, file.readline()
+        else:
+            yield opcode, None if opcode.arg is None else opcode.arg.reader(file)
+        if opcode.name == "STOP":
+            return
 
 
 def _top(stack: list[_Size | None]) -> _Size:
