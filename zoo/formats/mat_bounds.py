@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Collection
+from typing import Literal
 
 __all__ = ["check_mat"]
 
 _LARGEST = 256 << 20
 """Bytes of a variable once it is unpacked; those of the published models have some millions."""
 
-_DEEPEST = 32
+_DEEPEST = _MOST_SIDES = 32
+_Order = Literal["little", "big"]
+_ORDERS: dict[bytes, _Order] = {b"IM": "little", b"MI": "big"}
 _MATRIX, _COMPRESSED = 14, 15
 _CELL, _STRUCT, _CHARACTERS, _FUNCTION = 1, 2, 4, 16
 _PLAIN = (4, *range(6, 16))
@@ -30,12 +33,12 @@ _TEXT = {1, 2, 3, 4, 16, 17, 18}
 class _Elements:
     """Elements of some bytes, read one after the other."""
 
-    def __init__(self, data: bytes, order: str, start: int = 0, stop: int | None = None) -> None:
+    def __init__(self, data: bytes, order: _Order, start: int = 0, stop: int | None = None) -> None:
         self.data, self.order, self.at = data, order, start
         self.stop = len(data) if stop is None else stop
 
     def number(self, at: int) -> int:
-        return int.from_bytes(self.data[at : at + 4], self.order)  # type: ignore[arg-type]
+        return int.from_bytes(self.data[at : at + 4], self.order)
 
     def next(self) -> tuple[int, int, int]:
         """Type, and where the content starts and ends."""
@@ -71,7 +74,7 @@ def check_mat(content: bytes, wanted: str) -> None:
         ValueError: The file is of another format, is cut off, has the variable twice, or something claims more than is
             there.
     """
-    order = {b"IM": "little", b"MI": "big"}.get(content[126:128])
+    order = _ORDERS.get(content[126:128])
     if order is None:
         raise ValueError("it has not the head of version 5")
     elements, found = _Elements(content, order, 128), 0
@@ -125,11 +128,11 @@ def _check_matrix(elements: _Elements, depth: int) -> None:
         return
     inside = _Elements(elements.data, elements.order, start, stop)
     flags, sides, _ = inside.content(_FLAGS), inside.content(_SIDES), inside.content(_NAME)
-    shape = memoryview(sides[: len(sides) // 4 * 4]).cast("i").tolist()
-    if elements.order == "big":
-        shape = [int.from_bytes(sides[at : at + 4], "big", signed=True) for at in range(0, len(sides) // 4 * 4, 4)]
-    if len(flags) != 8 or not 2 <= len(shape) <= 32 or min(shape) < 0:
-        raise ValueError(f"a matrix of {shape[:32]} is none")
+    if len(flags) != 8 or not 8 <= len(sides) <= 4 * _MOST_SIDES:
+        raise ValueError(f"a matrix of {len(sides) // 4:,} sides is none")
+    shape = [int.from_bytes(sides[at : at + 4], elements.order, signed=True) for at in range(0, len(sides) - 3, 4)]
+    if min(shape) < 0:
+        raise ValueError(f"a matrix of {shape} is none")
     count, form = math.prod(shape), flags[0 if elements.order == "little" else 3]
     if form in _PLAIN:
         complex_too = flags[1 if elements.order == "little" else 2] & 8
@@ -145,7 +148,7 @@ def _check_matrix(elements: _Elements, depth: int) -> None:
         raise ValueError(f"a matrix of class {form}, which no model has")
     members = count
     if form == _STRUCT:
-        width = int.from_bytes(inside.content(_SIDES), elements.order)  # type: ignore[arg-type]
+        width = int.from_bytes(inside.content(_SIDES), elements.order)
         names = inside.content(_NAME)
         fields = len(names) // width if width else 0
         if not fields and count > 1:

@@ -37,7 +37,7 @@ def check_pickle(file: IO[bytes]) -> None:
                 raise ValueError(f"it remembers an object at place {place:,}, where there are not so many")
             memo[place] = _top(stack)
         elif opcode.name in _GETS:
-            stack.append(memo.get(int(argument), (0, 1)))
+            stack.append(memo.get(int(argument or 0), (0, 1)))
         elif opcode.name == "MARK":
             stack.append(None)
         elif opcode.name == "DUP":
