@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.results import COMMITTED
+from tests.fuzz.data_readers import DETECTIONS, TRUTH
 from tests.fuzz.hunt import problem_of
-from tests.fuzz.readers import DETECTIONS, READERS, TRUTH
+from tests.fuzz.readers import READERS
 
 BY_NAME = {reader.name: reader for reader in READERS}
 LEAVES = (

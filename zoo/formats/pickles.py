@@ -14,6 +14,7 @@ __all__ = ["check_pickle"]
 
 _DEEPEST = 100
 _HEAVIEST = 50_000_000
+_OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
 _PUTS = {"PUT", "BINPUT", "LONG_BINPUT"}
 _GETS = {"GET", "BINGET", "LONG_BINGET"}
 _INTO = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"}
@@ -50,7 +51,7 @@ def check_pickle(file: IO[bytes]) -> None:
 def _steps(file: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, Any]]:
     """Each opcode and its argument, up to the end of the pickle."""
     while True:
-        opcode = pickletools.code2op.get(file.read(1).decode("latin1"))
+        opcode = _OPCODES.get(file.read(1).decode("latin1"))
         if opcode is None:
             raise ValueError("it holds an opcode that there is not, or ends too early")
         # pickletools reads no string of Python 2 that has other letters than ASCII's.
