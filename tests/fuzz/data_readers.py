@@ -142,10 +142,14 @@ def _file_of(path: Path, pattern: str, count: int = 2) -> Callable[[Path], list[
     return seeds
 
 
-def _weights_toml(_: Path) -> list[bytes]:
-    text = (ROOT / "zoo" / "weights.toml").read_text()
-    rows = text.split("[[checkpoint]]")
-    return [f"[[checkpoint]]{rows[1]}[[checkpoint]]{rows[-1]}".encode()]
+def _some_rows(path: str, head: str) -> Callable[[Path], list[bytes]]:
+    """What stands before the rows of a file of the project, and two of its many rows."""
+
+    def seeds(_: Path) -> list[bytes]:
+        rows = (ROOT / path).read_text(encoding="utf-8").split(f"\n{head}\n")
+        return [f"\n{head}\n".join([rows[0], rows[1], rows[-1]]).encode()]
+
+    return seeds
 
 
 def _read_record(path: Path) -> None:
@@ -219,7 +223,7 @@ _VOC = "VOCdevkit/VOC2007/Annotations/000001.xml"
 _COMP = b"b 0.9 1 1 20.5 20\na 0.25 3 4 5 6\n"
 _MATS = (f"{_FORMATS}mat.py", f"{_FORMATS}acf_mat.py", f"{_FORMATS}dpm_mat.py")
 _TORCH = (f"{_FORMATS}state_dict.py", f"{_FORMATS}cornernet.py", "torch/_weights_only_unpickler.py")
-_TOMLS = ("benchmarks/tomls.py", "tomllib/_parser.py")
+_TOMLS = ("benchmarks/tomls.py",)
 _PAPERS = ROOT / "benchmarks" / "papers"
 
 DATA_READERS = (
@@ -231,12 +235,13 @@ DATA_READERS = (
            _SCORES, True),
     Reader("masks", "found.json", _mask_seeds, read_masks, ScoreError, _SCORES, True),
     Reader("comp", "comp4_det_test_car.txt", lambda _: [_COMP], _read_detections, ScoreError, _SCORES, True),
-    Reader("weights.toml", "weights.toml", _weights_toml, list_weights.__wrapped__, CheckpointError,
+    Reader("weights.toml", "weights.toml", _some_rows("zoo/weights.toml", "[[checkpoint]]"),
+           list_weights.__wrapped__, CheckpointError,
            ("zoo/checkpoints.py", *_TOMLS), True),
     Reader("paper", "centernet_speed.toml", _file_of(_PAPERS, "centernet_speed.toml"), read_table, TableError,
            ("papers/__init__.py", *_TOMLS), True),
-    Reader("claims", "a.toml", _file_of(ROOT / "benchmarks" / "claims", "*.toml"), read_claims, LedgerError,
-           ("claims/ledger.py", *_TOMLS), True),
+    Reader("claims", "a.toml", _some_rows("benchmarks/claims/claims.toml", "[[claims]]"), read_claims,
+           LedgerError, ("claims/ledger.py", *_TOMLS), True),
     Reader("hardware", "h200.toml", _file_of(ROOT / "benchmarks" / "hardware", "h200.toml"),
            lambda path: load_profiles(path.parent), ProfileError, ("hardware/__init__.py", *_TOMLS), True),
     Reader("record", "a.json", _file_of(COMMITTED, "*/*.json"), _read_record, RecordError, ("results/__init__.py",),
