@@ -20,11 +20,11 @@ from benchmarks.metrics.data import load_detections, load_ground_truth
 from benchmarks.metrics.masks import mask_ap
 from benchmarks.results import COMMITTED, Record, RecordError
 from benchmarks.segments import decode_segment
-from tests import opencv_cascades
+from tests import caffe_files, opencv_cascades
 from tests.fuzz.attacks import changed, refused
 from tests.fuzz.data_readers import TRUTH, XML
 from zoo.checkpoints import CheckpointError, list_weights
-from zoo.formats.caffe import CaffeError, read_prototxt
+from zoo.formats.caffe import CaffeError, read_caffemodel, read_prototxt
 from zoo.formats.darknet import DarknetError
 from zoo.formats.darknet_cfg import parse_cfg
 from zoo.formats.opencv_cascade import CascadeError, read_cascade
@@ -218,3 +218,8 @@ def test_what_is_quoted_has_an_end(tmp_path: Path, voc: Path) -> None:
     refused(DarknetError, "line 2: ", parse_cfg, f"[net]\n{long}=1\n[maxpool]\nsize=1", "a.cfg")
     (tmp_path / "a.prototxt").write_text(f"name: {long}{{")
     refused(CaffeError, r"a\.prototxt: line 1: ", read_prototxt, tmp_path / "a.prototxt")
+    (tmp_path / "a.prototxt").write_text(f'layer {{ name: "{long}" type: "Data" bottom: "b" }}')
+    words = "a layer has a name of over 200 characters"
+    refused(CaffeError, rf"a\.prototxt: line 1: {words}", read_prototxt, tmp_path / "a.prototxt")
+    caffe_files.write_caffemodel(tmp_path / "a.caffemodel", caffe_files.layer(long, "ReLU"))
+    refused(CaffeError, rf"a\.caffemodel: byte 10: {words}", read_caffemodel, tmp_path / "a.caffemodel")

@@ -237,6 +237,7 @@ _SCHEMA = {name: _fields(text) for name, text in (_SETTINGS | _RULES).items()} |
 }
 _MOST_FIELDS = 200_000
 _MOST_SIDES = 32
+_LONGEST_NAME = 200
 _LONGEST_SIDE = 2**31 - 1
 _KEYED = np.dtype([("key", "u1"), ("value", "<f4")])
 _RAW_TYPES = {"DOUBLE": "<f8", "FLOAT": "<f4", "FLOAT16": "<f2"}
@@ -251,7 +252,7 @@ class _Wire:
         self.layer = ""
 
     def fail(self, position: int, what: str) -> CaffeError:
-        place = f"byte {position:,}" + (f", in layer {self.layer!r}" if self.layer else "")
+        place = f"byte {position:,}" + (f", in layer {_short(self.layer)}" if self.layer else "")
         return CaffeError(
             f"{self.path}: {place}: {what}; the file is damaged or no .caffemodel, download it again (and compare its "
             f"sha256), or give another"
@@ -373,6 +374,8 @@ class _Wire:
             )
         layer = _layer(fields)
         self.layer = ""
+        if _has_long_names(layer):
+            raise self.fail(start, f"a layer has a name of over {_LONGEST_NAME} characters")
         return layer
 
     def floats_apart(self, position: int, end: int) -> NDArray[np.float32]:
@@ -456,6 +459,10 @@ def _layer(fields: dict[str, Any]) -> Layer:
         blobs=fields.pop("blobs", ()),
         fields=fields,
     )
+
+
+def _has_long_names(layer: Layer) -> bool:
+    return any(len(name) > _LONGEST_NAME for name in (layer.name, layer.type, *layer.bottoms, *layer.tops))
 
 
 def _net(path: Path, fields: Mapping[str, Any]) -> Net:
@@ -586,7 +593,10 @@ class _Text:
             value["type"] = tuple(_SPELT_V1.get(kind, kind) for kind in value.get("type", ()))
         if form in ("layer", "v1"):
             # What it says of numbers is not read: they come from a binary file.
-            return _layer({key: own for key, own in value.items() if key != "blobs"})
+            layer = _layer({key: own for key, own in value.items() if key != "blobs"})
+            if _has_long_names(layer):
+                raise self.fail(f"a layer has a name of over {_LONGEST_NAME} characters")
+            return layer
         return value
 
 
