@@ -27,6 +27,7 @@ from zoo.formats.darknet import DarknetError
 from zoo.formats.darknet_cfg import parse_cfg
 from zoo.formats.darknet_network import CfgNetwork
 from zoo.formats.detectron import DetectronError, read_detectron
+from zoo.formats.dpm_mat import read_star_mixture
 from zoo.formats.mat import MatError
 from zoo.formats.state_dict import StateDictError, read_state_dict
 
@@ -242,3 +243,11 @@ def test_blobs_with_shapes_that_are_none(tmp_path: Path) -> None:
 def test_networks_beyond_all_use(layer: str, words: str) -> None:
     text = f"[net]\nwidth=32\nheight=32\nchannels=3\n{layer}"
     refused(DarknetError, rf"a\.cfg: line [56]: .*{words}", lambda: CfgNetwork(parse_cfg(text, "a.cfg")))
+
+
+def test_a_double_that_is_infinite_as_a_float(tmp_path: Path) -> None:
+    def large(model: Any) -> None:
+        model["blocks"][0]["w"][3] = 1e300
+
+    path = mat_files.release(tmp_path / "a.mat", large)
+    refused(MatError, r"a\.mat: model\.blocks\(1\)\.w: holds NaN, infinity or a number", read_star_mixture, path)

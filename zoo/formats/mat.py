@@ -82,8 +82,11 @@ class Struct:
             raise self.error(field, f"{type(raw).__name__} instead of numbers")
         if shape is not None and value.shape != shape:
             raise self.error(field, f"shape {value.shape} instead of {shape}")
-        if not np.isfinite(value).all():
-            raise self.error(field, "holds NaN or infinity")
+        # As a float32, which is what models keep, a large double is infinite.
+        with np.errstate(over="ignore"):
+            narrow = value.astype(np.float32)
+        if not np.isfinite(narrow).all():
+            raise self.error(field, "holds NaN, infinity or a number beyond all use")
         return value.astype(np.float64)
 
     def number(self, field: str) -> float:
