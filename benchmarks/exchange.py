@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from benchmarks.metrics import ScoreError
+from benchmarks.metrics.data import read_json
 from benchmarks.protocol import identities
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, write_atomically
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["dataset_of", "export", "write_record"]
 
 _KEY = "detector_zoo"
+_LISTS = ("images", "annotations", "categories")
 
 
 def export(dataset: Dataset, out: Path) -> Path:
@@ -61,14 +65,19 @@ def dataset_of(gt: Path) -> DatasetId:
     its fingerprint is that of the annotations alone, so that pages say that it may be another test than the zoo's.
 
     Raises:
-        ScoreError: It was changed since it was exported.
+        ScoreError: It cannot be read, or was changed since it was exported.
     """
-    truth: dict[str, Any] = json.loads(gt.read_bytes())
+    truth: dict[str, Any] = read_json(gt)
+    if not isinstance(truth, dict) or not all(isinstance(truth.get(key), list) for key in _LISTS):
+        raise ScoreError(f"{gt}: lacks a list of {', '.join(_LISTS)}; give COCO's instances JSON")
     info = truth.get("info")
     if isinstance(info, Mapping) and _KEY in info:
         if info.get("sha256") != _digest(truth):
             raise ScoreError(f"{gt}: was changed since it was exported; export it again")
-        return DatasetId.model_validate(info[_KEY])
+        try:
+            return DatasetId.model_validate(info[_KEY])
+        except ValidationError as error:
+            raise ScoreError(f"{gt}: info.{_KEY}: {error.errors()[0]['msg']}; export it again") from error
     coco = re.fullmatch(r"instances_(\w+)\.json", gt.name)
     return DatasetId(
         name="coco" if coco else gt.stem,
@@ -118,5 +127,5 @@ def write_record(name: str, scores: Mapping[str, Any], gt: Path, detections: Pat
 
 
 def _digest(truth: Mapping[str, Any]) -> str:
-    parts = [truth[key] for key in ("images", "annotations", "categories")]
+    parts = [truth[key] for key in _LISTS]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

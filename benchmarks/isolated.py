@@ -8,6 +8,8 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from benchmarks.sentences import said
+
 __all__ = ["ProcessEnded", "in_fresh_process"]
 
 T = TypeVar("T")
@@ -48,8 +50,8 @@ def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[A
     try:
         answer = True, function(*arguments)
     except Exception as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        answer = False, f"{text}" if isinstance(error, ValueError | KeyError) else f"{type(error).__name__}: {text}"
+        told = isinstance(error, ValueError | KeyError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        answer = False, said(error) if told else f"{type(error).__name__}: {said(error)}"
     sender.send(answer)
 
 

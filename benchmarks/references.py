@@ -52,6 +52,9 @@ __all__ = [
     "write",
 ]
 
+_LARGEST = 64 << 20
+"""Bytes of a stored reference once it is unpacked; the largest that ships has two million."""
+
 _BITS = COCO.stop - COCO.start
 _MASK = np.uint32((1 << _BITS) - 1)
 _TIED = np.uint32(1 << 31)
@@ -187,14 +190,19 @@ def read(path: Path) -> Reference | None:
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _LARGEST:
+                raise ValueError(f"it unpacks to over {_LARGEST:,} bytes")
         with np.load(path, allow_pickle=False) as file:
             checkpoint, split = map(str, file["about"])
             image = np.ascontiguousarray(file["image"].T).view("<u2")[:, 0]
             outcome = np.ascontiguousarray(file["outcome"].T).view("<u4")[:, 0]
             return Reference(checkpoint, split, file["starts"], image, outcome)
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    # A damaged archive can fail in any way.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise StoredReferenceError(
-            f"{path}: cannot be read ({error}); delete it, and write it anew by gate --store"
+            f"{path}: cannot be read ({reason}); delete it, and write it anew by gate --store"
         ) from error
 
 

@@ -29,9 +29,12 @@ def read_toml(path: Path, model: type[Model], error: type[ValueError], remedy: s
         return model.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as cause:
         raise error(f"{path}: cannot be read ({cause.strerror}); restore it") from cause
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
-        raise error(f"{path}: is no TOML ({cause}); mend it or restore it") from cause
+    except RecursionError as cause:
+        raise error(f"{path}: is no TOML (nested too deeply); mend it or restore it") from cause
     except ValidationError as cause:
         first = cause.errors()[0]
         entry = ".".join(map(str, first["loc"])) or "the file"
         raise error(f"{path}: {entry}: {first['msg'].removeprefix('Value error, ')}; {remedy}") from cause
+    # No TOML, no text, or a number of thousands of digits.
+    except ValueError as cause:
+        raise error(f"{path}: is no TOML ({cause}); mend it or restore it") from cause

@@ -12,6 +12,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fuzz", type=int, default=100, help="damaged files for each reader, of tests/fuzz")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="another seed damages otherwise")
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Weights start alike whichever tests ran before."""

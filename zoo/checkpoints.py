@@ -23,6 +23,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from zoo import CATALOG, build
+from zoo.budget import Budget
 from zoo.detector import Detector
 from zoo.download import DownloadError, SourcePackage, cache_folder, fetch_file, mirror_folders
 from zoo.formats.caffe import CaffeError, load_caffe
@@ -54,6 +55,9 @@ SHIPPED = Path(__file__).parent / "weights"
 """Where the project's own checkpoints lie: `DETECTOR_small.DATASET.safetensors`."""
 
 Format = Literal["safetensors", "torch", "darknet", "caffe", "detectron", "cornernet"]
+
+_NUMBERS_AT_LEAST, _NUMBERS_A_BYTE = 1 << 24, 8
+"""What a checkpoint may make a constructor allocate: so many numbers, and so many for each byte of the file."""
 
 _KNOWN = Path(__file__).parent / "weights.toml"
 _SUFFIXES: dict[str, Format] = {
@@ -179,10 +183,13 @@ def load(path: Path) -> tuple[Detector, Meta]:
             f"{path}: detector: {meta.detector!r} is not in the catalog; `python -m benchmarks list` shows what is"
         )
     try:
-        model = build(meta.detector, meta.num_classes, **meta.overrides)
-    except (TypeError, ValueError) as error:
+        with Budget(_NUMBERS_AT_LEAST + _NUMBERS_A_BYTE * path.stat().st_size):
+            model = build(meta.detector, meta.num_classes, **meta.overrides)
+    # What a constructor does not expect can make it fail in any way.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         raise CheckpointError(
-            f"{path}: overrides: {meta.detector} cannot be built from them ({error}); train it again, or use the "
+            f"{path}: overrides: {meta.detector} cannot be built from them ({reason}); train it again, or use the "
             f"version of this project that wrote the file"
         ) from error
     _fill(model, state, path)
@@ -200,26 +207,53 @@ def _parse_meta(path: Path, metadata: dict[str, str]) -> Meta:
     }
     for name, kind in kinds.items():
         try:
-            parts[name] = json.loads(metadata[name])
+            parts[name] = _strict_json(metadata[name])
         except KeyError as error:
             raise CheckpointError(
                 f"{path}: metadata: no {name!r}, so this is no checkpoint of a detector of ours; give one that "
                 f"`python -m benchmarks train` wrote"
             ) from error
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise CheckpointError(f"{path}: metadata {name!r}: no JSON ({error}); get the file anew") from error
-        if not isinstance(parts[name], kind):
+        if type(parts[name]) is not kind:
             raise CheckpointError(
-                f"{path}: metadata {name!r}: {parts[name]!r} is no {kind.__name__}; get the file anew"
+                f"{path}: metadata {name!r}: {repr(parts[name])[:80]} is no {kind.__name__}; get the file anew"
             )
+    names, count = parts["class_names"], parts["num_classes"]
+    if not all(isinstance(name, str) for name in names) or len(names) != count or not count:
+        raise CheckpointError(
+            f"{path}: metadata 'class_names': {len(names)} names for {repr(count)[:20]} classes; get the file anew"
+        )
+    try:
+        extra = _strict_json(metadata.get("extra", "{}"))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: metadata 'extra': no JSON ({error}); get the file anew") from error
+    if not isinstance(extra, dict):
+        raise CheckpointError(f"{path}: metadata 'extra': holds no names and notes; get the file anew")
     return Meta(
         detector=parts["detector"],
         num_classes=parts["num_classes"],
         overrides=as_arguments(parts["overrides"]),
-        class_names=tuple(parts["class_names"]),
+        class_names=tuple(names),
         small=parts["small"],
-        extra=json.loads(metadata.get("extra", "{}")),
+        extra=extra,
     )
+
+
+def _strict_json(text: str) -> Any:
+    """JSON without NaN and infinity, which Python reads besides.
+
+    Raises:
+        ValueError: It is none, or nested beyond all use.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _tuples(value: Any) -> Any:
@@ -311,21 +345,25 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file; train the detector, or fetch its weights") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    # The last of these is raised for types of numbers that torch has not.
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise CheckpointError(f"{path}: no whole safetensors file ({error}); get the file anew") from error
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise CheckpointError(f"{path}: {name}: holds NaN or infinity; the file is damaged, get it anew")
     own = model.state_dict()
+    for name, value in state.items():
+        if name not in own or value.shape != own[name].shape or value.is_complex():
+            continue
+        # Only now: a few bytes can claim to be a tensor of any size. And a double can be infinite as a float.
+        if not bool(value.float().isfinite().all()):
+            raise CheckpointError(f"{path}: {name}: holds NaN or infinity; the file is damaged, get it anew")
     for name, value in own.items():
         # torch counted batches only from version 0.4.1 on; nothing depends on the count.
         if name.endswith("num_batches_tracked") and name not in state:
             state[name] = torch.zeros_like(value)
     for name, value in state.items():
-        if name in own and value.is_floating_point() != own[name].is_floating_point():
+        if name in own and (value.is_complex() or value.is_floating_point() != own[name].is_floating_point()):
             raise CheckpointError(f"{path}: {name}: {value.dtype} instead of {own[name].dtype}; give another file")
     try:
         model.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()})
@@ -412,12 +450,13 @@ def list_weights(path: Path = _KNOWN) -> tuple[Entry, ...]:
         CheckpointError: An entry of the file does not fit.
     """
     try:
-        known = _Known.model_validate(tomllib.loads(path.read_text())).checkpoint
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise CheckpointError(f"{path}: {error}; restore the file") from error
+        known = _Known.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).checkpoint
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; mend the entry") from error
+    # No TOML, no text, a number of thousands of digits, or brackets without end.
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: is no TOML that can be read ({error}); restore the file") from error
     return tuple(entry.model_copy(update={"overrides": as_arguments(entry.overrides)}) for entry in known)
 
 

@@ -14,7 +14,6 @@ import sys
 import tarfile
 import tempfile
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from typing import IO
 from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from zoo.transfer import OFFLINE, WrongFile, is_offline, no_room, receive
 
 __all__ = ["DownloadError", "SourcePackage", "cache_folder", "fetch_file", "mirror_folders"]
 
@@ -85,10 +86,17 @@ def fetch_file(
         quiet: Draw no progress.
 
     Raises:
-        DownloadError: No source gave the file.
+        DownloadError: No source gave the file, none may be asked (`DETECTOR_ZOO_OFFLINE` is set), the disk is full, or
+            the folder of `target` cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{target}.lock").acquire()
+    except OSError as error:
+        raise DownloadError(
+            f"{target.parent}: cannot be written ({error.strerror or error}); name another folder by DETECTOR_ZOO_CACHE"
+        ) from error
+    with lock:
         complaints = []
         if target.exists():
             wrong = _complaint(target, sha256, size)
@@ -100,18 +108,21 @@ def fetch_file(
             if wrong is None:
                 return found
             complaints.append(f"{found} {wrong}")
-        for url in urls:
+        for url in () if is_offline() else urls:
             try:
                 _download(url, target, sha256, size, timeout, quiet)
                 return target
             except _Failed as failure:
                 complaints.append(f"{url}: {failure}")
-        if package is not None:
+        if package is not None and not is_offline():
             try:
                 _unpack(package, target, sha256, size, quiet)
                 return target
             except _Failed as failure:
                 complaints.append(f"package {package.name} {package.version}: {failure}")
+    if is_offline():
+        sources = [*urls, *([] if package is None else [f"package {package.name} {package.version}"])]
+        complaints.append(f"{OFFLINE} is set, so {' and '.join(sources) or 'nobody'} was not asked")
     length = "" if size is None else f"{size:,} bytes, "
     raise DownloadError(
         f"{target.name} could not be fetched ({'; '.join(complaints) or 'no source is known'}); "
@@ -151,40 +162,38 @@ def _copy(source: IO[bytes], sink: IO[bytes], name: str, done: int, total: int |
 
 def _download(url: str, target: Path, sha256: str, size: int | None, timeout: float, quiet: bool) -> None:
     part = target.with_name(f"{target.name}.part")
-    while True:
-        before = part.stat().st_size if part.exists() else 0
-        broken = _receive(url, part, size, timeout, quiet)
-        if broken is None:
-            break
-        if not part.exists() or part.stat().st_size <= before:
-            raise _Failed(broken)
-    wrong = _complaint(part, sha256, size)
-    if wrong is not None:
-        part.unlink()
-        raise _Failed(f"what came {wrong}")
-    os.replace(part, target)
+    # What is there of an earlier try may be the beginning of another file under the same address: then all anew, once.
+    for anew in (False, True) if part.exists() else (True,):
+        try:
+            _transfer(url, part, size, timeout, quiet)
+            wrong = _complaint(part, sha256, size)
+        except WrongFile as error:
+            wrong = str(error)
+        if wrong is None:
+            os.replace(part, target)
+            return
+        part.unlink(missing_ok=True)
+        if anew:
+            raise _Failed(f"what came {wrong}")
 
 
-def _receive(url: str, part: Path, size: int | None, timeout: float, quiet: bool) -> str | None:
-    """Append what `part` lacks. None when it is whole, else why it is not."""
-    done = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "detector-zoo"} | ({"Range": f"bytes={done}-"} if done else {})
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout) as answer:
-            resumed = answer.status == http.client.PARTIAL_CONTENT
-            done = done if resumed else 0
-            length = answer.headers.get("Content-Length")
-            total = done + int(length) if length else size
-            with part.open("ab" if resumed else "wb") as sink:
-                _copy(answer, sink, url.rpartition("/")[2], done, total, quiet)
-    except urllib.error.HTTPError as error:
-        # The part is as long as the file already, or longer: its sha256 decides.
-        whole = done and error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE
-        return None if whole else f"HTTP status {error.code}"
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return str(getattr(error, "reason", error))
-    found = part.stat().st_size
-    return None if total is None or found >= total else f"broke off after {found:,} of {total:,} bytes"
+def _transfer(url: str, part: Path, size: int | None, timeout: float, quiet: bool) -> None:
+    """Receive until the whole is there; a transfer that breaks off goes on as long as each try brings something."""
+    with _progress(quiet) as progress:
+        task = progress.add_task(url.rpartition("/")[2], total=size)
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                for done, total in receive(url, part, size=size, timeout=timeout):
+                    progress.update(task, completed=done, total=total or size)
+                return
+            except urllib.error.HTTPError as error:
+                raise _Failed(f"HTTP status {error.code}") from error
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                if said := no_room(error, part):
+                    raise DownloadError(said) from error
+                if not part.exists() or part.stat().st_size <= before:
+                    raise _Failed(str(getattr(error, "reason", error))) from error
 
 
 def _unpack(package: SourcePackage, target: Path, sha256: str, size: int | None, quiet: bool) -> None:

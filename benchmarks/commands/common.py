@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.sentences import said
 from benchmarks.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -71,20 +72,8 @@ def sentences() -> Iterator[None]:
         try:
             yield
         except (ValueError, KeyError, OSError, RuntimeError, MemoryError) as error:
-            print(f"error: {_said(error)}", file=sys.stderr)
+            print(f"error: {said(error)}", file=sys.stderr)
             raise typer.Exit(2) from error
-
-
-def _said(error: Exception) -> str:
-    """The message of an error, on one line."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        why = str(error).partition(". ")[0]
-        return (
-            f"out of memory{f' ({why})' if why else ''}; nothing was made smaller to fit, and no Record is written: "
-            "free some, or choose a smaller --batch or another --device"
-        )
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
 
 
 def settings_of(pairs: list[str] | None, option: str = "--set") -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from benchmarks.datasets.dataset import Dataset, DatasetError
+from benchmarks.datasets.dataset import Dataset, DatasetError, refuse_strays
 from benchmarks.datasets.download import Archive, fetch_and_unpack
+from benchmarks.jsons import parse_json
 
 __all__ = ["download_coco", "open_coco"]
 
 _OVERHANG = 2.0
+_WIDEST = 1_000_000
+_BEYOND = 1e15
 
 _HOST = "http://images.cocodataset.org"
 _ANNOTATIONS = Archive(
@@ -66,7 +67,7 @@ def _image_folder(data_root: Path, split: str) -> Path:
 
 def _read(file: Path, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     try:
-        truth = json.loads(file.read_bytes())
+        truth = parse_json(file.read_bytes())
     except FileNotFoundError as error:
         known = sorted(path.stem.removeprefix("instances_") for path in file.parent.glob("instances_*.json"))
         raise DatasetError(f"{file}: is missing; splits here: {', '.join(known) or 'none'}") from error
@@ -81,17 +82,24 @@ def _read(file: Path, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     images = _by_id(file, "images", truth["images"], ("id", "file_name", "width", "height"))
     categories = _by_id(file, "categories", truth["categories"], ("id", "name"))
     annotations = _by_id(file, "annotations", truth["annotations"], ("id", "image_id", "category_id", "bbox", "area"))
+    for index, image in enumerate(truth["images"]):
+        _check_image(f"{file}: images[{index}]", image)
     for number, annotation in annotations.items():
         where = f"{file}: annotation {number}"
-        if annotation["image_id"] not in images:
-            raise DatasetError(f"{where}: image {annotation['image_id']} is not in the file; remove the annotation")
-        if annotation["category_id"] not in categories:
-            raise DatasetError(f"{where}: category {annotation['category_id']} is not in the file; add or remove it")
-        _check_box(where, annotation, images[annotation["image_id"]])
+        image, category = _id(where, annotation, "image_id"), _id(where, annotation, "category_id")
+        if image not in images:
+            raise DatasetError(f"{where}: image {image} is not in the file; remove the annotation")
+        if category not in categories:
+            raise DatasetError(f"{where}: category {category} is not in the file; add or remove it")
+        _check_box(where, annotation, images[image])
+        for flag in ("iscrowd", "difficult"):
+            if annotation.get(flag, 0) not in (0, 1):
+                raise DatasetError(f"{where}: {flag} is {_short(annotation[flag])}; write 0 or 1")
         annotation.setdefault("iscrowd", 0)
-    paths = [folder / str(image["file_name"]) for image in truth["images"]]
+    paths = [folder / image["file_name"] for image in truth["images"]]
     present = {path.name for path in folder.iterdir()}
     missing = [path for path in paths if path.name not in present]
+    refuse_strays(folder, (path.name for path in paths), file.parent.parent)
     if missing:
         raise DatasetError(f"{missing[0]}: is missing, as are {len(missing) - 1} other images; unpack the images too")
     return truth, paths
@@ -103,17 +111,42 @@ def _by_id(file: Path, kind: str, rows: list[Any], keys: tuple[str, ...]) -> dic
         lacking = [key for key in keys if not isinstance(row, dict) or key not in row]
         if lacking:
             raise DatasetError(f"{file}: {kind}[{index}] has no {lacking[0]!r}; add it or remove the entry")
-        if row["id"] in found:
-            raise DatasetError(f"{file}: {kind}[{index}]: id {row['id']} stands twice; give each entry its own")
-        found[row["id"]] = row
+        number = _id(f"{file}: {kind}[{index}]", row, "id")
+        if number in found:
+            raise DatasetError(f"{file}: {kind}[{index}]: id {number} stands twice; give each entry its own")
+        found[number] = row
     return found
+
+
+def _id(where: str, row: Mapping[str, Any], key: str) -> int:
+    if type(row[key]) is not int or abs(row[key]) >= 1 << 63:
+        raise DatasetError(f"{where}: {key} is {_short(row[key])}; write a whole number")
+    return int(row[key])
+
+
+def _check_image(where: str, image: Mapping[str, Any]) -> None:
+    name = image["file_name"]
+    if not isinstance(name, str) or PurePosixPath(name).name != name or "\0" in name:
+        raise DatasetError(f"{where}: file_name is {_short(name)}; write a file's name without its folder")
+    for side in ("width", "height"):
+        if type(image[side]) is not int or not 0 < image[side] <= _WIDEST:
+            raise DatasetError(f"{where}: {side} is {_short(image[side])}; write it in whole pixels")
+
+
+def _short(value: Any) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _check_box(where: str, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
     box, area = annotation["bbox"], annotation["area"]
     numbers = [*box, area] if isinstance(box, list) else []
-    if len(numbers) != 5 or not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
-        raise DatasetError(f"{where}: bbox {box} and area {area} are not five finite numbers; mend or remove it")
+    if len(numbers) != 5 or not all(type(v) in (int, float) and abs(v) < _BEYOND for v in numbers):
+        raise DatasetError(
+            f"{where}: bbox {_short(box)} and area {_short(area)} are not five finite numbers; mend or remove it"
+        )
+    if area < 0:
+        raise DatasetError(f"{where}: area {area} is negative; give the object's area in square pixels")
     x, y, width, height = box
     if width < 0 or height < 0:
         raise DatasetError(f"{where}: bbox {box} has a negative side; it must be [x, y, width, height]")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.segments import decode_segment
 from ops.structures import Target
 from zoo.download import cache_folder
 
-__all__ = ["Dataset", "DatasetError", "cache_folder", "read_image"]
+__all__ = ["Dataset", "DatasetError", "cache_folder", "read_image", "refuse_strays"]
+
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "WEBP")
+"""What is decoded. Pillow knows dozens of other formats, one of which (EPS) is a program that another program runs."""
+
+_MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+_MODES = ("1", "CMYK", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr")
+"""Eight bits a channel or less. Of 16 bits Pillow would keep what is below 256, and call the rest white."""
 
 
 class DatasetError(ValueError):
@@ -30,26 +39,65 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
 
     An EXIF orientation is not applied: the annotations of VOC and COCO refer to the pixels as they are stored.
 
+    The size is looked at before a pixel is decoded: a file of some kilobytes may claim thousands of megapixels.
+
     Args:
-        path: JPEG or PNG.
-        size: The `(H, W)` that the annotation states, or None to take what comes.
+        path: JPEG, PNG, BMP, PPM or WebP, of 8 bits a channel.
+        size: The `(H, W)` that the annotation states, or None to take what comes, up to 89 megapixels.
 
     Raises:
-        DatasetError: It is missing, truncated, no image, or of another size than stated.
+        DatasetError: It is missing, truncated, no image, too large, or of another size than stated.
     """
+    if path.exists() and not path.is_file():
+        raise DatasetError(f"{path}: the image is no plain file; unpack the archive again")
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=_FORMATS) as file:
+            _refuse_header(path, file, size)
             pixels = np.array(file if file.mode == "RGB" else file.convert("RGB"))
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: the image is missing; unpack the archive again") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except DatasetError:
+        raise
+    # A damaged file can fail in any way: Pillow's decoders raise whatever they stumble upon.
+    except Exception as error:
         raise DatasetError(f"{path}: the image cannot be decoded ({error}); unpack or download it again") from error
-    if size is not None and pixels.shape[:2] != size:
-        raise DatasetError(
-            f"{path}: the file has {pixels.shape[1]}x{pixels.shape[0]} pixels, its annotation says "
-            f"{size[1]}x{size[0]}; take image and annotation from the same archive"
-        )
     return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+
+
+def _refuse_header(path: Path, file: Image.Image, size: tuple[int, int] | None) -> None:
+    width, height = file.size
+    if size is not None and (height, width) != size:
+        raise DatasetError(
+            f"{path}: the file has {width}x{height} pixels, its annotation says {size[1]}x{size[0]}; take image and "
+            "annotation from the same archive"
+        )
+    if width * height > _MOST_PIXELS:
+        raise DatasetError(f"{path}: claims {width}x{height} pixels, over {_MOST_PIXELS:,}; cut or shrink the image")
+    if file.mode not in _MODES:
+        raise DatasetError(f"{path}: the image has pixels of mode {file.mode}; convert it to 8 bits a channel")
+
+
+def refuse_strays(folder: Path, names: Iterable[str], root: Path) -> None:
+    """Refuse a file of `folder` that is a link to outside of `root`, or no plain file.
+
+    The folders themselves may be links: where a data set lies is its user's affair, not that of who packed it.
+
+    Raises:
+        DatasetError: There is one.
+    """
+    wanted = set(names)
+    if not folder.is_dir():
+        return
+    with os.scandir(folder) as entries:
+        odd = [entry for entry in entries if entry.name in wanted and not entry.is_file(follow_symlinks=False)]
+    allowed = (root.resolve(), folder.resolve())
+    for entry in odd:
+        if not entry.is_file():
+            raise DatasetError(f"{entry.path}: is no plain file; unpack the archive again")
+        if not any(Path(entry.path).resolve().is_relative_to(place) for place in allowed):
+            raise DatasetError(
+                f"{entry.path}: is a link to outside of the data set; put the file itself there, or link its folder"
+            )
 
 
 class Dataset:
@@ -234,8 +282,6 @@ class Dataset:
         return digest.hexdigest()
 
     def _decode(self, index: int) -> Tensor:
-        from pycocotools import mask as coco_mask
-
         height, width = self._sizes[index]
         masks = torch.zeros((len(self._rows[index]), height, width), dtype=torch.bool)
         for row, annotation in enumerate(self._rows[index]):
@@ -245,9 +291,10 @@ class Dataset:
                     f"{self.name} {self.split}: annotation {annotation['id']} has no segmentation; "
                     "open the data set without masks"
                 )
-            if isinstance(segment, list):
-                segment = coco_mask.merge(coco_mask.frPyObjects(segment, height, width))
-            elif isinstance(segment["counts"], list):
-                segment = coco_mask.frPyObjects(segment, height, width)
-            masks[row] = torch.from_numpy(coco_mask.decode(segment).astype(bool))
+            try:
+                masks[row] = torch.from_numpy(decode_segment(segment, height, width))
+            except ValueError as error:
+                raise DatasetError(
+                    f"{self.name} {self.split}: annotation {annotation['id']}: segmentation {error}; mend or remove it"
+                ) from error
         return masks

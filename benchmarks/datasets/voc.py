@@ -17,7 +17,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
-from benchmarks.datasets.dataset import Dataset, DatasetError
+from benchmarks.datasets.dataset import Dataset, DatasetError, refuse_strays
 from benchmarks.datasets.download import Archive, fetch_and_unpack
 
 __all__ = ["CLASS_NAMES", "download_voc", "ground_truth", "open_voc"]
@@ -29,6 +29,12 @@ CLASS_NAMES = (
 
 _OVERHANG = 2.0
 """Pixels by which a box may reach out of its image; it is then clipped. Official files contain such boxes."""
+
+_LARGEST = 8 << 20
+"""Bytes of an annotation; official ones have some thousands."""
+
+_WIDEST = 1_000_000
+"""Pixels of an image's side."""
 
 _HOST = "http://host.robots.ox.ac.uk/pascal/VOC"
 _ARCHIVES = {
@@ -71,6 +77,7 @@ def open_voc(split: str, data_root: Path, *, name: str = "voc", class_names: Seq
         if folder not in present:
             files = os.listdir(folder) if folder.is_dir() else []
             present[folder] = {Path(file).stem: file for file in files if file.endswith((".jpg", ".png"))}
+            refuse_strays(folder, present[folder].values(), data_root)
         stem = Path(image["file_name"]).stem
         if stem not in present[folder]:
             raise DatasetError(f"{folder / stem}.jpg: the image is missing; unpack the archive again")
@@ -126,28 +133,47 @@ def _members(part: str, data_root: Path) -> tuple[Path, list[str]]:
     if not file.is_file():
         known = sorted(path.stem for path in file.parent.glob("*.txt") if "_" not in path.stem)
         raise DatasetError(f"{file}: there is no such split; there are {', '.join(known) or 'none'}")
-    stems = [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{file}: cannot be read ({error}); unpack the archive again") from error
+    stems = [line.split()[0] for line in lines if line.strip()]
+    for stem in stems:
+        if Path(stem).name != stem or "\0" in stem:
+            raise DatasetError(f"{file}: {stem!r} is no file's name without its folder; remove the line")
     doubled = sorted({stem for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
     if doubled:
         raise DatasetError(f"{file}: {doubled[0]} stands twice; an image counts once, remove one of the lines")
+    refuse_strays(wanted[0] / "Annotations", (f"{stem}.xml" for stem in stems), data_root)
     return wanted[0], stems
 
 
 def _read(file: Path, labels: dict[str, int]) -> tuple[tuple[int, int], list[dict[str, Any]]]:
     """`(H, W)` and objects of one XML file."""
     try:
-        root: Element = ElementTree.fromstring(file.read_bytes())
+        content = file.read_bytes()
     except FileNotFoundError as error:
         raise DatasetError(f"{file}: the annotation is missing; unpack the archive again") from error
-    except (ParseError, DefusedXmlException, OSError) as error:
+    except OSError as error:
+        raise DatasetError(f"{file}: cannot be read ({error.strerror}); unpack the archive again") from error
+    if len(content) > _LARGEST:
+        raise DatasetError(f"{file}: has {len(content):,} bytes, more than any annotation; unpack the archive again")
+    try:
+        root: Element = ElementTree.fromstring(content, forbid_dtd=True)
+    except DefusedXmlException as error:
+        raise DatasetError(
+            f"{file}: is no whole XML file, but one that declares types or entities, which no annotation needs; "
+            "unpack the archive again"
+        ) from error
+    except (ParseError, LookupError, ValueError) as error:
         raise DatasetError(f"{file}: is no whole XML file ({error}); unpack the archive again") from error
     height, width = (_number(file, "size", root.find("size"), key) for key in ("height", "width"))
-    if height < 1 or width < 1:
+    if not all(1 <= side <= _WIDEST and side.is_integer() for side in (height, width)):
         raise DatasetError(f"{file}: size {width:g}x{height:g} is no size of an image; mend the entry")
     objects = []
     for number, entry in enumerate(root.findall("object"), 1):
         name = (entry.findtext("name") or "").strip()
-        where = f"object {number} ({name})"
+        where = f"object {number} ({name if len(name) <= 60 and name.isprintable() else _short(name)})"
         if name not in labels:
             raise DatasetError(f"{file}: {where}: the class is unknown; known are {', '.join(labels)}")
         box = entry.find("bndbox")
@@ -176,19 +202,24 @@ def _read(file: Path, labels: dict[str, int]) -> tuple[tuple[int, int], list[dic
 def _number(file: Path, where: str, parent: Element | None, key: str) -> float:
     text = None if parent is None else parent.findtext(key)
     try:
-        value = float(text or "")
+        value = math.nan if "_" in (text or "") else float(text or "")
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DatasetError(f"{file}: {where}: {key} is {text!r}, not a number; mend the entry")
+        raise DatasetError(f"{file}: {where}: {key} is {_short(text)}, not a number; mend the entry")
     return value
+
+
+def _short(text: str | None) -> str:
+    shown = repr(text)
+    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _flag(file: Path, where: str, entry: Element, key: str) -> int:
     """0 or 1; files that leave the flag out, or empty, mean 0."""
     text = (entry.findtext(key) or "0").strip()
     if text not in ("0", "1"):
-        raise DatasetError(f"{file}: {where}: {key} is {text!r}, not 0 or 1; mend the entry")
+        raise DatasetError(f"{file}: {where}: {key} is {_short(text)}, not 0 or 1; mend the entry")
     return int(text)
 
 

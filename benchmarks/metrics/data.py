@@ -22,6 +22,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.jsons import parse_json
 from benchmarks.metrics.scan import read_bytes, scan_results
 
 __all__ = [
@@ -46,6 +47,9 @@ Flags = NDArray[np.bool_]
 
 OUTSIDE = 0.1
 """A box that reaches out of its image by more than this share of the image's side is reported."""
+
+_BEYOND = 1e150
+"""No coordinate is as large: the area of such a box is no number any more."""
 
 _SEQUENCES = (list, tuple, np.ndarray)
 _COMP_FILE = re.compile(r"comp\d+_det_(?P<rest>.+)\.txt")
@@ -452,9 +456,11 @@ def _from_comp_files(name: str, files: Sequence[Path], truth: GroundTruth) -> Re
             if len(fields) != 6:
                 raise ScoreError(f"{where}: has {len(fields)} fields; a line is: image score xmin ymin xmax ymax")
             try:
-                score, xmin, ymin, xmax, ymax = map(float, fields[1:])
+                # Python reads 1_000 as a thousand, nobody else does.
+                score, xmin, ymin, xmax, ymax = (float(field.replace("_", "?")) for field in fields[1:])
             except ValueError as error:
-                raise ScoreError(f"{where}: {error}; a line is: image score xmin ymin xmax ymax") from error
+                wrong = f"{_show(' '.join(fields[1:]))} are not five numbers"
+                raise ScoreError(f"{where}: {wrong}; a line is: image score xmin ymin xmax ymax") from error
             if not all(map(math.isfinite, (score, xmin, ymin, xmax, ymax))):
                 raise ScoreError(f"{where}: a score or a coordinate is NaN or infinite; leave such detections out")
             x, y = xmin - 1, ymin - 1
@@ -541,7 +547,7 @@ def parse(name: str, data: NDArray[np.uint8], where: Callable[[bytes], str] | No
         ScoreError: It is no JSON.
     """
     try:
-        return json.loads(data[:-1].tobytes())
+        return parse_json(data[:-1].tobytes())
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         if where is not None:
@@ -549,7 +555,7 @@ def parse(name: str, data: NDArray[np.uint8], where: Callable[[bytes], str] | No
         raise ScoreError(
             f"{name}: {place}: {error.msg}; not valid JSON, perhaps truncated: write the file again"
         ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ScoreError(f"{name}: not JSON ({error}); name a JSON file") from error
 
 
@@ -633,7 +639,7 @@ def _flag(where: str, entry: Mapping[str, Any], key: str) -> bool:
 
 
 def _size(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and value > 0 else math.nan
+    return float(value) if isinstance(value, int | float) and 0 < value < _BEYOND else math.nan
 
 
 def _check_boxes(name: str, entry: str, boxes: Floats, first: int = 0) -> None:
@@ -642,6 +648,10 @@ def _check_boxes(name: str, entry: str, boxes: Floats, first: int = 0) -> None:
     for index in np.flatnonzero(wrong)[:1]:
         raise ScoreError(
             f"{name}: {entry.format(first + index)}: bbox is {boxes[index].tolist()}, which is not finite; leave it out"
+        )
+    for index in np.flatnonzero((np.abs(boxes) >= _BEYOND).any(axis=1))[:1]:
+        raise ScoreError(
+            f"{name}: {entry.format(index)}: bbox is {boxes[index].tolist()}, beyond any image; leave it out"
         )
     for index in np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))[:1]:
         raise ScoreError(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.metrics.coco import accumulate, coco_stats
 from benchmarks.metrics.data import GroundTruth, ScoreError, load_detections, load_ground_truth, read_json
 from benchmarks.metrics.matching import match
+from benchmarks.segments import check_segment
 
 __all__ = ["MASKS", "encode_masks", "mask_ap", "read_masks"]
 
@@ -60,7 +61,8 @@ def _box_of(name: str, index: int, entry: Mapping[str, Any]) -> list[float]:
 
     try:
         box: list[float] = codec.toBbox(dict(entry["segmentation"])).tolist()
-    except (ValueError, TypeError, KeyError) as error:
+    # At runs that are none it can fail in any way.
+    except Exception as error:
         raise ScoreError(
             f"{name}: entry {index}: pycocotools cannot read the mask ({error}); write compressed RLE"
         ) from error
@@ -86,6 +88,7 @@ def mask_ap(gt: Path | str | dict[str, Any], detections: Path | str | list[dict[
     if not len(checked.scores):  # which pycocotools cannot read; without detections boxes and masks score alike
         return coco_stats(accumulate(match(truth, checked)))
     _check_truth(data, truth)
+    _check_segments(name, "entry {}", entries, truth)
     kept = ("image_id", "category_id", "segmentation", "score")
     try:
         return _evaluate(data, [{key: entry[key] for key in kept} for entry in entries])
@@ -112,6 +115,19 @@ def _check_truth(data: Mapping[str, Any], truth: GroundTruth) -> None:
     for index, entry in enumerate(data["annotations"]):
         if not entry.get("segmentation"):
             raise ScoreError(f"{truth.name}: annotations[{index}]: has no segmentation; score boxes instead")
+    _check_segments(truth.name, "annotations[{}]", data["annotations"], truth)
+
+
+def _check_segments(name: str, place: str, entries: list[dict[str, Any]], truth: GroundTruth) -> None:
+    position = {id_: index for index, id_ in enumerate(truth.image_ids)}
+    for index, entry in enumerate(entries):
+        width, height = map(int, truth.image_sizes[position[entry["image_id"]]])
+        try:
+            check_segment(entry["segmentation"], height, width)
+        except ValueError as error:
+            raise ScoreError(
+                f"{name}: {place.format(index)}: segmentation {error}; write it for its image as it is"
+            ) from error
 
 
 def _evaluate(data: Mapping[str, Any], entries: list[dict[str, Any]]) -> dict[str, float | None]:

@@ -134,9 +134,9 @@ def lists_of_object(path: Path, window: int) -> dict[str, tuple[int, int]]:
         if depth or string:
             raise ScoreError(f"{path}: byte {offset}: the object does not end, the file is truncated: write it again")
         lists = {}
-        for i, (place, kind) in enumerate(marks):
+        for i, (place, mark) in enumerate(marks):
             # What opens stands behind the two quotes of its key, and before what closes.
-            if kind == _OPEN_LIST and i >= 2:
+            if mark == _OPEN_LIST and i >= 2:
                 start, stop = marks[i - 2][0], marks[i - 1][0]
                 file.seek(start)
                 lists[str(json.loads(file.read(stop + 1 - start)))] = (place + 1, marks[i + 1][0])

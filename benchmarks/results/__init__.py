@@ -8,9 +8,11 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from benchmarks.jsons import parse_json
 
 __all__ = [
     "COMMITTED",
@@ -26,6 +28,10 @@ __all__ = [
 
 COMMITTED = Path(__file__).parent
 """Where the project's own Records lie; the folder `local` beneath it is the user's and is never committed."""
+
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
 
 
 class RecordError(ValueError):
@@ -58,8 +64,8 @@ class DatasetId(_Frozen):
     name: str
     split: str
     fingerprint: str
-    images: int
-    objects: int
+    images: Count
+    objects: Count
     skipped: tuple[int, ...] = ()
 
 
@@ -76,8 +82,8 @@ class Watched(_Frozen):
     """
 
     source: str
-    looks: int
-    seconds: float
+    looks: Count
+    seconds: Seconds
     findings: dict[str, str] = {}
     discarded: float = 0.0
     ranges: dict[str, tuple[float, float, float]] = {}
@@ -139,7 +145,7 @@ class Record(_Frozen):
     detector: str
     scale: Literal["small", "paper", "other"]
     overrides: dict[str, Any] = {}
-    num_classes: int
+    num_classes: Count
     weights: Weights | None = None
     dataset: DatasetId | None = None
     protocol: dict[str, Any] = {}
@@ -150,7 +156,7 @@ class Record(_Frozen):
     commit: str
     versions: dict[str, str]
     metrics: dict[str, Any] = {}
-    samples: dict[str, list[float]] = {}
+    samples: dict[str, list[Seconds]] = {}
     answers: dict[str, str] = {}
     note: str = ""
 
@@ -211,9 +217,15 @@ class Record(_Frozen):
         return None if found is None else str(found["name"])
 
     def write(self, folder: Path) -> Path:
-        """Write as JSON under `folder`, whole or not at all, and return the file; a manifest above it is kept."""
+        """Write as JSON under `folder`, whole or not at all, and return the file; a manifest above it is kept.
+
+        Raises:
+            RecordError: What it names would lead to another folder.
+        """
         from benchmarks.manifest import note
 
+        if Path(self.name).name != self.name or "\0" in self.name:
+            raise RecordError(f"{self.name[:200]!r} is no name of a file; rename the detector, data set or split")
         path = folder / f"{self.name}.json"
         write_atomically(path, self.model_dump_json(indent=1) + "\n")
         note(path)
@@ -227,13 +239,17 @@ class Record(_Frozen):
             RecordError: It is missing, truncated, or an entry does not fit.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
+            text = path.read_bytes()
+            parse_json(text, finite=True)
+            return cls.model_validate_json(text)
         except OSError as error:
             raise RecordError(f"{path}: cannot be read ({error.strerror}); measure again to write it anew") from error
         except ValidationError as error:
             first = error.errors()[0]
-            entry = ".".join(map(str, first["loc"])) or "the file"
-            raise RecordError(f"{path}: {entry}: {first['msg']}; delete the file and measure again") from error
+            entry = ".".join(map(str, first["loc"]))[:200] or "the file"
+            raise RecordError(f"{path}: {entry}: {first['msg'][:300]}; delete the file and measure again") from error
+        except ValueError as error:
+            raise RecordError(f"{path}: is no JSON ({error}); delete the file and measure again") from error
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 
+class OutOfMemoryError(RuntimeError):
+    """Named as PyTorch's, of a GPU."""
+
+
 @dataclass(frozen=True)
 class Doomed:
     """Stands in for a `Job`; answers its process, unless its end is another."""
@@ -25,6 +29,8 @@ class Doomed:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.detector == "raises":
             raise ValueError("weights.safetensors: holds yolov3, not ssd300")
+        if self.detector == "fills":
+            raise OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has\na total of 8")
         if self.detector == "breaks":
             raise ZeroDivisionError("by nothing")
         return os.getpid()

@@ -131,7 +131,7 @@ def changed(*path: str | int, value: Any = None) -> dict[str, Any]:
         (changed("annotations", 0, "bbox", value=["1", 2, 3, 4]), "annotation 11: bbox"),
         (changed("annotations", 0, "bbox", value=[1, 2, -3, 4]), "annotation 11: bbox .* negative side"),
         (changed("annotations", 0, "bbox", value=[10, 2, 18, 4]), "annotation 11: bbox .* reaches 8 pixels out"),
-        (changed("annotations", 0, "area", value="big"), "annotation 11: bbox .* area big"),
+        (changed("annotations", 0, "area", value="big"), "annotation 11: bbox .* area 'big'"),
         (changed("images", 0, "file_name", value="c.jpg"), r"c\.jpg: is missing, as are 0 other"),
     ],
 )

@@ -213,30 +213,6 @@ def test_a_full_disk_leaves_no_half_state(tmp_path: Path, monkeypatch: pytest.Mo
     assert not list(tmp_path.glob("state*"))
 
 
-def test_no_memory_on_the_gpu_is_one_sentence_and_no_record(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A detector that does not fit is not timed on less than was asked."""
-    seen = []
-
-    class Large(Toy):
-        def network(self, batch: Any, targets: Any = None) -> torch.Tensor:
-            seen.append(len(batch.pixels))
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 has\na total of 8")
-
-    subject = toy_subject(tmp_path, Large)
-    monkeypatch.setattr("benchmarks.evaluate.load_subject", lambda *_: subject)
-    arguments = ["latency", "toy", "--weights", "x", "--dataset", "coco", "--data-root", data, "--split", "tiny"]
-    done = CliRunner().invoke(app, [*map(str, arguments), "--threads", "1", "--out", str(tmp_path / "out")])
-    assert done.exit_code == 2
-    assert done.stderr == (
-        "error: out of memory (CUDA out of memory); nothing was made smaller to fit, and no Record is written: free "
-        "some, or choose a smaller --batch or another --device\n"
-    )
-    assert seen == [1]
-    assert not (tmp_path / "out").exists()
-
-
 def test_the_command_to_go_on_with_can_be_pasted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt

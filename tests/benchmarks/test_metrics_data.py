@@ -478,7 +478,7 @@ def test_comp_files_find_images_by_id_where_there_is_no_file_name(tmp_path: Path
     ("line", "message"),
     [
         ("000001 0.9 1 2 3", "line 2: has 5 fields; a line is: image score xmin ymin xmax ymax"),
-        ("000001 high 1 2 3 4", "line 2: could not convert string to float: 'high'"),
+        ("000001 high 1 2 3 4", "line 2: 'high 1 2 3 4' are not five numbers"),
         ("000001 nan 1 2 3 4", "line 2: a score or a coordinate is NaN or infinite"),
         ("000001 0.9 1 2 inf 4", "line 2: a score or a coordinate is NaN or infinite"),
         ("000001 0.9 10 2 3 4", "line 2: xmax or ymax lies before"),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_each_job_has_a_process_of_its_own_and_outlives_the_others() -> None:
-    jobs = [Doomed(name) for name in ("works", "aborts", "leaves", "killed", "raises", "breaks", "works")]
+    jobs = [Doomed(name) for name in ("works", "aborts", "leaves", "killed", "raises", "fills", "breaks", "works")]
     answers = [answer for _, answer in time_all(jobs)]  # type: ignore[arg-type]
     first, *ended, last = answers
     assert all(isinstance(answer, ProcessEnded) for answer in ended)
@@ -34,6 +34,8 @@ def test_each_job_has_a_process_of_its_own_and_outlives_the_others() -> None:
         "its process ended with status 3 and without an answer",
         "its process was ended by SIGKILL, as when memory runs out",
         "weights.safetensors: holds yolov3, not ssd300",
+        "out of memory (CUDA out of memory); nothing was made smaller to fit, and no Record is written: free some, or "
+        "choose a smaller --batch or another --device",
         "ZeroDivisionError: by nothing",
     ]
     assert len({os.getpid(), first, last}) == 3

@@ -249,9 +249,11 @@ def left(folder: Path) -> dict[str, str]:
         if path.name.startswith(("training.", "latency.")):
             data = json.loads(content)
             # Times differ; what was timed does not.
-            data["samples"] = {stage: len(values) for stage, values in data["samples"].items()}
+            data["samples"] = sorted(data["samples"])
             data["metrics"] = {key: value for key, value in data["metrics"].items() if key in ("losses", "course")}
-            data["protocol"].pop("warmup", None)
+            data["hardware"] = {key: data["hardware"][key] for key in ("device", "threads", "precision")}
+            for entry in ("warmup", "rounds"):
+                data["protocol"].pop(entry, None)
             content = json.dumps(data, sort_keys=True).encode()
         if path.name == "state.pt":
             content = b"holds seconds"

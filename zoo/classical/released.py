@@ -38,11 +38,21 @@ def _cascade(path: Path) -> _Read:
     return opencv_cascade(path), (path.stem,)
 
 
+_LARGEST_VECTOR = 1 << 20
+"""Bytes; OpenCV's own have some thousands of numbers."""
+
+
 def _people(path: Path) -> _Read:
+    if path.stat().st_size > _LARGEST_VECTOR:
+        raise ValueError(f"{path}: has {path.stat().st_size:,} bytes, more than any such vector; give another file")
     try:
         vector = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{path}: is no array of numpy ({error}); write OpenCV's vector by numpy.save") from error
+    # A damaged header can fail in any way, or claim more than there is memory for.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: is no array of numpy ({reason}); write OpenCV's vector by numpy.save") from error
+    if not isinstance(vector, np.ndarray):
+        raise ValueError(f"{path}: is an archive, not one array of numpy; write OpenCV's vector by numpy.save")
     try:
         return opencv_vector(vector), ("person",)
     except ValueError as error:

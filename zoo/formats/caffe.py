@@ -236,6 +236,9 @@ _SCHEMA = {name: _fields(text) for name, text in (_SETTINGS | _RULES).items()} |
     ),
 }
 _MOST_FIELDS = 200_000
+_MOST_SIDES = 32
+_LONGEST_NAME = 200
+_LONGEST_SIDE = 2**31 - 1
 _KEYED = np.dtype([("key", "u1"), ("value", "<f4")])
 _RAW_TYPES = {"DOUBLE": "<f8", "FLOAT": "<f4", "FLOAT16": "<f2"}
 
@@ -249,7 +252,7 @@ class _Wire:
         self.layer = ""
 
     def fail(self, position: int, what: str) -> CaffeError:
-        place = f"byte {position:,}" + (f", in layer {self.layer!r}" if self.layer else "")
+        place = f"byte {position:,}" + (f", in layer {_short(self.layer)}" if self.layer else "")
         return CaffeError(
             f"{self.path}: {place}: {what}; the file is damaged or no .caffemodel, download it again (and compare its "
             f"sha256), or give another"
@@ -371,6 +374,8 @@ class _Wire:
             )
         layer = _layer(fields)
         self.layer = ""
+        if _has_long_names(layer):
+            raise self.fail(start, f"a layer has a name of over {_LONGEST_NAME} characters")
         return layer
 
     def floats_apart(self, position: int, end: int) -> NDArray[np.float32]:
@@ -426,6 +431,8 @@ class _Wire:
         if shape is None and legacy:
             shape = tuple(legacy.get(name, 0) for name in ("num", "channels", "height", "width"))
         count = sum(len(part) for part in parts)
+        if shape is not None and (len(shape) > _MOST_SIDES or max(shape, default=0) > _LONGEST_SIDE):
+            raise self.fail(start, f"{which} has a shape of {len(shape)} sides, {repr(shape[:4])[:80]} at first")
         if shape is None or any(side < 0 for side in shape) or math.prod(shape) != count:
             raise self.fail(
                 start, f"{which} has {'no shape' if shape is None else f'shape {shape}'} but {count:,} numbers"
@@ -452,6 +459,10 @@ def _layer(fields: dict[str, Any]) -> Layer:
         blobs=fields.pop("blobs", ()),
         fields=fields,
     )
+
+
+def _has_long_names(layer: Layer) -> bool:
+    return any(len(name) > _LONGEST_NAME for name in (layer.name, layer.type, *layer.bottoms, *layer.tops))
 
 
 def _net(path: Path, fields: Mapping[str, Any]) -> Net:
@@ -534,7 +545,7 @@ class _Text:
         while self.kind == "string" or self.token != closing:
             kind, name = self.advance()
             if kind != "name":
-                raise self.fail(f"a field's name should stand before {self.token!r}, not {name!r}")
+                raise self.fail(f"a field's name should stand before {_short(self.token)}, not {_short(name)}")
             values = found.setdefault(name, [])
             colon = self.token == ":"
             if colon:
@@ -547,7 +558,7 @@ class _Text:
             elif colon or self.token in ("{", "<"):
                 values.append(self.value(name, forms.get(name, ""), depth))
             else:
-                raise self.fail(f"{name!r} has no value")
+                raise self.fail(f"{_short(name)} has no value")
         self.advance()
         return {name: tuple(values) for name, values in found.items()}
 
@@ -565,19 +576,32 @@ class _Text:
             value = "".join(re.sub(r"\\(.)", r"\1", part[1:-1]) for part in parts)
             right = form in ("", "str")
         elif kind == "number":
-            value = _number(token)
+            try:
+                value = _number(token)
+            except ValueError as error:
+                raise self.fail(f"{name!r} has a number of {len(token):,} digits") from error
             right = form in ("", "float") or (form == "int" and isinstance(value, int))
         elif kind == "name":
             value = {"true": True, "false": False, "inf": math.inf, "nan": math.nan}.get(token, token)
             wanted = {"bool": bool, "float": float, "": object, "type": str}.get(form)
             right = isinstance(value, wanted) if wanted else token in form.split("|")
         else:
-            raise self.fail(f"the value of {name!r} is missing before {token!r}")
+            raise self.fail(f"the value of {_short(name)} is missing before {_short(token)}")
         if not right:
-            raise self.fail(f"{name!r} cannot be {token!r}")
+            raise self.fail(f"{name!r} cannot be {_short(token)}")
         if form == "v1":
             value["type"] = tuple(_SPELT_V1.get(kind, kind) for kind in value.get("type", ()))
-        return _layer(value) if form in ("layer", "v1") else value
+        if form in ("layer", "v1"):
+            # What it says of numbers is not read: they come from a binary file.
+            layer = _layer({key: own for key, own in value.items() if key != "blobs"})
+            if _has_long_names(layer):
+                raise self.fail(f"a layer has a name of over {_LONGEST_NAME} characters")
+            return layer
+        return value
+
+
+def _short(token: str) -> str:
+    return repr(token if len(token) <= 60 else f"{token[:57]}...")
 
 
 def _number(token: str) -> int | float:

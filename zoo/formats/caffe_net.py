@@ -22,6 +22,9 @@ from ops.anchors import centred_shapes, grid_anchors
 from ops.nms import classwise_nms
 from zoo.formats.caffe import CaffeError, Layer, Net, read_caffemodel, read_prototxt
 
+_FARTHEST = 4096
+"""Pixels of a stride or a padding."""
+
 __all__ = ["CaffeNet", "DetectionOutput", "PriorBox", "read_caffe_net"]
 
 
@@ -74,13 +77,15 @@ class CaffeNet(nn.Module):
                     self.inputs[top] = shapes[min(index, len(shapes) - 1)]
                 given.update(layer.tops)
                 continue
+            if len(set(layer.tops)) < len(layer.tops) or not layer.tops:
+                raise _wrong(net, layer, "gives no map, or two of one name; give each a name of its own")
             missing = [name for name in layer.bottoms if name not in given]
             if missing:
                 raise _wrong(net, layer, f"reads {missing[0]!r}, which nothing gives; give a deployable .prototxt too")
             if layer.type not in _BUILDERS:
                 known = ", ".join(sorted(_BUILDERS))
                 raise _wrong(net, layer, f"is a {layer.type or 'layer without type'}, known are {known}, Input")
-            modules.append(_BUILDERS[layer.type](_Given(net, layer, blobs.pop(layer.name, ()))))
+            modules.append(_built(_Given(net, layer, blobs.pop(layer.name, ()))))
             steps.append(layer)
             given.update(layer.tops)
         if blobs:
@@ -128,6 +133,19 @@ class CaffeNet(nn.Module):
         return {name: maps[name] for name in wanted}
 
 
+def _built(given: _Given) -> nn.Module:
+    try:
+        return _BUILDERS[given.layer.type](given)
+    except CaffeError:
+        raise
+    # A setting may be of any type and size, and only the constructor knows what it can do with it.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise given.wrong(
+            f"cannot be built from its settings ({reason}); mend the layer, or give another file"
+        ) from error
+
+
 def _wrong(net: Net, layer: Layer, what: str) -> CaffeError:
     return CaffeError(f"{net.path}: layer {layer.name!r}: {what}")
 
@@ -148,6 +166,12 @@ class _Given:
             )
         return [torch.from_numpy(np.array(blob, np.float32)) for blob in self._blobs]
 
+    def vector(self, blob: Tensor, length: int) -> Tensor:
+        """A blob of `length` numbers, whatever its sides."""
+        if blob.numel() != length:
+            raise self.wrong(f"{blob.numel():,} numbers instead of {length:,}; give the two files of one network")
+        return blob.flatten()
+
     def pair(self, message: str, name: str, default: int, short: str | None = None) -> tuple[int, int]:
         """A setting for `(y, x)`: `pad`, once or twice, or `pad_h` and `pad_w`."""
         short = name if short is None else short
@@ -166,6 +190,9 @@ def _convolution(given: _Given) -> nn.Module:
     groups = int(layer.setting(message, "group", 1))
     outputs = int(layer.setting(message, "num_output", 0))
     transposed = layer.type == "Deconvolution"
+    stride, padding, dilation = (given.pair(message, *own) for own in (("stride", 1), ("pad", 0), ("dilation", 1)))
+    if min(*stride, *dilation) < 1 or min(padding) < 0 or max(*stride, *dilation, *padding) > _FARTHEST:
+        raise given.wrong(f"a stride of {stride}, padding {padding} and dilation {dilation}; mend the layer")
     if weight.ndim != 4 or tuple(weight.shape[2:]) != kernel or min(*kernel, groups) < 1:
         raise given.wrong(f"weights {tuple(weight.shape)} for a kernel of {kernel}; give the two files of one network")
     inputs = weight.shape[0] if transposed else weight.shape[1] * groups
@@ -176,15 +203,15 @@ def _convolution(given: _Given) -> nn.Module:
         inputs,
         outputs,
         kernel,
-        stride=given.pair(message, "stride", 1),
-        padding=given.pair(message, "pad", 0),
-        dilation=given.pair(message, "dilation", 1),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
         groups=groups,
         bias=biased,
     )
     module.weight = nn.Parameter(weight)
     if biased:
-        module.bias = nn.Parameter(bias[0].flatten())
+        module.bias = nn.Parameter(given.vector(bias[0], outputs))
     return module
 
 
@@ -207,7 +234,7 @@ def _inner_product(given: _Given) -> nn.Module:
     module = _InnerProduct(weight.shape[1], weight.shape[0], bias=biased)
     module.weight = nn.Parameter(weight)
     if biased:
-        module.bias = nn.Parameter(bias[0].flatten())
+        module.bias = nn.Parameter(given.vector(bias[0], weight.shape[0]))
     return module
 
 
@@ -231,8 +258,13 @@ def _batch_norm(given: _Given) -> nn.Module:
     if not given.layer.setting("batch_norm_param", "use_global_stats", True):
         raise given.wrong("use_global_stats false: statistics of the batch are not known here")
     mean, variance, factor = (blob.flatten() for blob in given.blobs(3))
+    given.vector(factor, 1)
+    given.vector(variance, mean.numel())
     share = 0.0 if float(factor[0]) == 0 else 1 / float(factor[0])
-    return _BatchNorm(mean * share, variance * share, float(given.layer.setting("batch_norm_param", "eps", 1e-5)))
+    mean, variance, eps = mean * share, variance * share, float(given.layer.setting("batch_norm_param", "eps", 1e-5))
+    if not bool((mean.isfinite() & variance.isfinite()).all()) or not bool((variance + eps > 0).all()):
+        raise given.wrong("means or variances are no numbers, or a variance is negative; download the file again")
+    return _BatchNorm(mean, variance, eps)
 
 
 class _Scale(nn.Module):
@@ -308,8 +340,10 @@ def _pooling(given: _Given) -> nn.Module:
     up = layer.setting(message, "ceil_mode", layer.setting(message, "round_mode", "CEIL") == "CEIL")
     if kind not in ("MAX", "AVE"):
         raise given.wrong(f"{kind} pooling is not known here")
-    if not whole and any(k < 1 or 2 * p > k for k, p in zip(kernel, padding, strict=True)):
-        raise given.wrong(f"a kernel of {kernel} with padding {padding} is not known here")
+    if not whole and any(
+        k < 1 or not 0 <= 2 * p <= k or s < 1 for k, p, s in zip(kernel, padding, stride, strict=True)
+    ):
+        raise given.wrong(f"a kernel of {kernel} with padding {padding} and stride {stride} is not known here")
     pool = F.max_pool2d if kind == "MAX" else F.avg_pool2d
 
     def run(x: Tensor) -> Tensor:
@@ -324,6 +358,8 @@ def _pooling(given: _Given) -> nn.Module:
 def _eltwise(layer: Layer) -> Callable[..., Tensor]:
     operation = layer.setting("eltwise_param", "operation", "SUM")
     factors = layer.settings("eltwise_param", "coeff") or (1.0,) * len(layer.bottoms)
+    if len(factors) != len(layer.bottoms) or len(factors) < 2 or not all(map(math.isfinite, factors)):
+        raise ValueError(f"{len(factors)} finite factors for {len(layer.bottoms)} maps, of which two are the least")
 
     def run(*maps: Tensor) -> Tensor:
         if operation == "SUM":
@@ -378,6 +414,8 @@ def _upsample(given: _Given) -> nn.Module:
     scale = given.layer.setting("upsample_param", "scale", None)
     if scale is None:
         raise given.wrong("Upsample's scale is not known; give the .prototxt, where it is called upsample_param")
+    if not 1 <= int(scale) <= 32:
+        raise given.wrong(f"a scale of {int(scale)} is not known here; mend the layer")
     return nn.Upsample(scale_factor=int(scale), mode="nearest")
 
 
@@ -465,6 +503,9 @@ def _prior_box(given: _Given) -> nn.Module:
     variances = layer.settings(message, "variance") or (0.1,)
     if not smallest or len(largest) not in (0, len(smallest)) or len(variances) not in (1, 4):
         raise given.wrong("needs min_size, as many max_size or none, and one variance or four")
+    numbers = [*smallest, *largest, *variances, *layer.settings(message, "aspect_ratio")]
+    if not all(0 < number < 1e6 for number in numbers):
+        raise given.wrong("has a size, ratio or variance that is none; mend the layer")
     side, step = layer.setting(message, "img_size", 0), layer.setting(message, "step", 0)
     return PriorBox(
         smallest,
@@ -558,6 +599,8 @@ def _detection_output(given: _Given) -> nn.Module:
     code = layer.setting(message, "code_type", "CORNER")
     if code not in ("CORNER", "CENTER_SIZE") or nms.get("eta", (1,))[-1] < 1:
         raise given.wrong(f"code type {code} or eta below 1 is not known here")
+    if not 1 <= int(layer.setting(message, "num_classes", 0)) <= 100_000:
+        raise given.wrong("num_classes is missing or no number of classes; mend the layer")
     before, limit = int(nms.get("top_k", (-1,))[-1]), int(layer.setting(message, "keep_top_k", -1))
     return DetectionOutput(
         int(layer.setting(message, "num_classes", 0)),

@@ -119,7 +119,8 @@ class Section:
     def error(self, message: str, entry: str | None = None) -> DarknetError:
         """An error that says where: file, line, section and entry."""
         line = self.line if entry is None else self.entries.get(entry, ("", self.line))[1]
-        return DarknetError(f"{self.source}: line {line}: [{self.name}]{f' {entry}' if entry else ''}: {message}")
+        where = f"[{self.name[:60]}]{f' {entry[:60]}' if entry else ''}"
+        return DarknetError(f"{self.source}: line {line}: {where}: {message}")
 
     def text(self, entry: str, default: str | None = None) -> str:
         """The entry, or `default`; without one it must be there."""
@@ -133,12 +134,17 @@ class Section:
         """The entry as numbers between commas."""
         text = self.text(entry, default)
         try:
-            values = tuple(float(part) for part in text.strip(",").split(","))
+            # Python reads 1_000 as a thousand, Darknet does not.
+            values = tuple(float(part.replace("_", "?")) for part in text.strip(",").split(","))
         except ValueError:
-            raise self.error(f"{text!r} is no number or list of numbers; mend it", entry) from None
+            raise self.error(f"{self._shown(entry)} is no number or list of numbers; mend it", entry) from None
         if not all(math.isfinite(value) for value in values):
-            raise self.error(f"{text!r} is not finite; mend it", entry)
+            raise self.error(f"{self._shown(entry)} is not finite; mend it", entry)
         return values
+
+    def _shown(self, entry: str) -> str:
+        text = self.entries.get(entry, ("",))[0]
+        return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
     def number(self, entry: str, default: float | None = None) -> float:
         """The entry as one number."""
@@ -151,14 +157,16 @@ class Section:
         """The entry as whole numbers between commas."""
         values = self.numbers(entry, default)
         if any(value != int(value) for value in values):
-            raise self.error(f"{self.text(entry, default)!r} must be whole; mend it", entry)
+            raise self.error(f"{self._shown(entry)} must be whole; mend it", entry)
         return tuple(int(value) for value in values)
 
-    def integer(self, entry: str, default: int | None = None, *, least: int = 0) -> int:
-        """The entry as one whole number of at least `least`."""
+    def integer(self, entry: str, default: int | None = None, *, least: int = 0, most: int = 1_000_000) -> int:
+        """The entry as one whole number from `least` to `most`."""
         values = self.integers(entry, None if default is None else str(default))
         if len(values) != 1 or values[0] < least:
-            raise self.error(f"{self.text(entry)!r} must be one whole number of at least {least}; mend it", entry)
+            raise self.error(f"{self._shown(entry)} must be one whole number of at least {least}; mend it", entry)
+        if values[0] > most:
+            raise self.error(f"{self._shown(entry)} is more than {most:,}, the most that is built here; mend it", entry)
         return values[0]
 
 
@@ -211,21 +219,21 @@ def parse_cfg(text: str, source: str = "the cfg") -> Cfg:
             continue
         if line.startswith("["):
             if not line.endswith("]"):
-                raise DarknetError(f"{source}: line {number}: {line!r} lacks its closing bracket; write [name]")
+                raise DarknetError(f"{source}: line {number}: {line[:60]!r} lacks its closing bracket; write [name]")
             name = line[1:-1].lower()
             sections.append((number, _SAME_SECTION.get(name, name), {}))
             continue
         entry, separator, value = line.partition("=")
         if not separator or not entry or not value:
-            raise DarknetError(f"{source}: line {number}: {line!r} is neither [section] nor name=value; mend it")
+            raise DarknetError(f"{source}: line {number}: {line[:60]!r} is neither [section] nor name=value; mend it")
         if not sections:
-            raise DarknetError(f"{source}: line {number}: {entry} stands before any section; begin with [net]")
+            raise DarknetError(f"{source}: line {number}: {entry[:60]} stands before any section; begin with [net]")
         found = sections[-1][2]
         allowed = _SECTIONS.get(sections[-1][1])
         if entry in found and found[entry][0] != value and (allowed is None or entry not in allowed.unread):
             raise DarknetError(
-                f"{source}: line {number}: [{sections[-1][1]}] {entry}: is {value!r} here and {found[entry][0]!r} on "
-                f"line {found[entry][1]}; keep one"
+                f"{source}: line {number}: [{sections[-1][1][:60]}] {entry[:60]}: is {value[:60]!r} here and "
+                f"{found[entry][0][:60]!r} on line {found[entry][1]}; keep one"
             )
         found.setdefault(entry, (value, number))
     if not sections or sections[0][1] != "net":

@@ -216,6 +216,7 @@ class CfgNetwork(nn.Module):
         self._outputs: list[int] = []
         channels = cfg.net.integer("channels", 3, least=1)
         layer: nn.Module
+        weights = 0
         for index, section in enumerate(cfg.layers):
             self._sources.append(_sources(section, index))
             inputs = [self.shapes[source] if source >= 0 else (channels, *cfg.size) for source in self._sources[-1]]
@@ -227,6 +228,11 @@ class CfgNetwork(nn.Module):
                 layer, shape = _BUILDERS[section.name](section, inputs)
             if min(shape) < 1:
                 raise section.error(f"nothing is left of a map of {inputs[0]}; enlarge the input or mend the strides")
+            weights += sum(value.numel() for value in layer.parameters())
+            if weights > 2 * _LARGEST_LAYER:
+                raise section.error(f"is the layer with which the network has {weights:,} weights; mend its sizes")
+            if math.prod(shape) > _LARGEST_MAP:
+                raise section.error(f"makes a map of {shape}, over {_LARGEST_MAP:,} numbers; mend its sizes")
             self.layers.append(layer)
             self.shapes.append(shape)
         self._outputs = self._outputs or [len(self.layers) - 1]
@@ -272,6 +278,15 @@ def _map(section: Section, shape: _Shape) -> tuple[int, int, int]:
 
 _Built = tuple[nn.Module, _Shape]
 
+_MOST_BOXES = 1_000
+_LARGEST_MAP = _LARGEST_LAYER = 1 << 28
+"""Numbers; the first YOLO has a layer of three quarters as many, and all layers together may have twice as many."""
+
+
+def _bound(section: Section, numbers: int) -> None:
+    if numbers > _LARGEST_LAYER:
+        raise section.error(f"takes {numbers:,} weights, over {_LARGEST_LAYER:,}; mend its sizes")
+
 
 def _convolutional(section: Section, inputs: list[_Shape]) -> _Built:
     channels, height, width = _map(section, inputs[0])
@@ -288,6 +303,7 @@ def _convolutional(section: Section, inputs: list[_Shape]) -> _Built:
         if count % groups:
             raise section.error(f"{groups} groups do not divide the {count} channels that {name}; mend it", "groups")
     norm = bool(section.integer("batch_normalize", 0))
+    _bound(section, filters * (channels // groups) * size * size)
     conv = nn.Conv2d(channels, filters, size, stride, padding, dilation, groups, bias=not norm)
     sides = tuple((side + 2 * padding - dilation * (size - 1) - 1) // stride + 1 for side in (height, width))
     activation = _activation(section, "logistic")
@@ -297,7 +313,8 @@ def _convolutional(section: Section, inputs: list[_Shape]) -> _Built:
 def _local(section: Section, inputs: list[_Shape]) -> _Built:
     channels, height, width = _map(section, inputs[0])
     filters, size = section.integer("filters", 1, least=1), section.integer("size", 1, least=1)
-    padding = section.integer("pad", 0)
+    padding = section.integer("pad", 0, most=1)
+    _bound(section, filters * channels * size * size * height * width)
     if padding and size != 3:
         raise section.error("only a window of 3 is padded by Darknet itself without contradiction; set pad=0", "pad")
     try:
@@ -312,6 +329,7 @@ def _local(section: Section, inputs: list[_Shape]) -> _Built:
 def _connected(section: Section, inputs: list[_Shape]) -> _Built:
     outputs = section.integer("output", 1, least=1)
     norm = bool(section.integer("batch_normalize", 0))
+    _bound(section, outputs * math.prod(inputs[0]))
     linear = nn.Linear(math.prod(inputs[0]), outputs, bias=not norm)
     return _Weighted(linear, nn.BatchNorm1d(outputs) if norm else None, _activation(section, "logistic")), (outputs,)
 
@@ -408,7 +426,7 @@ def _head(section: Section, shape: _Shape) -> Head:
     if section.name == "detection":
         if section.integer("coords", 1) != 4:
             raise section.error("only boxes of 4 coordinates are built here; set coords=4", "coords")
-        boxes, side = section.integer("num", 1, least=1), section.integer("side", 7, least=1)
+        boxes, side = section.integer("num", 1, least=1, most=_MOST_BOXES), section.integer("side", 7, least=1)
         _expect(section, math.prod(shape), side * side * (5 * boxes + classes), "outputs")
         return Head(
             "detection",
@@ -419,7 +437,7 @@ def _head(section: Section, shape: _Shape) -> Head:
             squared=bool(section.integer("sqrt", 0)),
         )
     channels = _map(section, shape)[0]
-    boxes = section.integer("num", 1, least=1)
+    boxes = section.integer("num", 1, least=1, most=_MOST_BOXES)
     if section.name == "region":
         if section.integer("coords", 4) != 4:
             raise section.error("only boxes of 4 coordinates are built here; set coords=4", "coords")

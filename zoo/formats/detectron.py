@@ -29,6 +29,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.formats.pickles import check_pickle
+from zoo.formats.state_dict import check_saved
+
 __all__ = ["DetectronError", "read_detectron"]
 
 _EPS = 1e-5
@@ -46,6 +49,7 @@ _RECORDED = {
     for name in names
 }
 _CONTAINERS = {("collections", "OrderedDict"): OrderedDict}
+_DIMENSIONS = 32
 _KINDS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1"}
 
 
@@ -111,7 +115,8 @@ def _bytes(value: Any) -> bytes:
 def _dtype(value: Any) -> np.dtype[Any]:
     if not isinstance(value, _Call) or value.name != "dtype" or not value.arguments:
         raise ValueError("no element type")
-    kind = str(value.arguments[0]).lstrip("<>|=")
+    # Only text is turned into text: what a nested list would take to print has no bound.
+    kind = value.arguments[0].lstrip("<>|=") if isinstance(value.arguments[0], str) else "object"
     if kind not in _KINDS:
         raise ValueError(f"elements of type {kind!r}")
     order = value.state[1] if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
@@ -120,8 +125,8 @@ def _dtype(value: Any) -> np.dtype[Any]:
 
 def _array(raw: bytes, dtype: np.dtype[Any], shape: Any, columns_first: bool) -> Tensor:
     sides = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
-    if not all(isinstance(side, int) and side >= 0 for side in sides):
-        raise ValueError(f"a shape of {sides}")
+    if len(sides) > _DIMENSIONS or not all(isinstance(side, int) and 0 <= side < 1 << 40 for side in sides):
+        raise ValueError("a shape that is none")
     if math.prod(sides) * dtype.itemsize != len(raw):
         raise ValueError(f"{len(raw):,} bytes for a shape of {sides}")
     flat = np.frombuffer(raw, dtype)
@@ -132,6 +137,7 @@ def _array(raw: bytes, dtype: np.dtype[Any], shape: Any, columns_first: bool) ->
 def _saved(content: bytes) -> Any:
     """What torch saved, read by its own restricted reader, whose long advice is not handed on."""
     try:
+        check_saved(io.BytesIO(content))
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError("more or less than numbers saved by torch") from error
@@ -158,8 +164,18 @@ def _tensor(call: Any) -> Tensor:
         if isinstance(storage, _Call) and storage.name == "_load_from_bytes":
             stored = _saved(_bytes(storage.arguments[0]))
             values = torch.tensor([], dtype=stored.dtype).set_(stored)
+            if not isinstance(shape, tuple) or math.prod(shape) > values.numel():
+                raise ValueError(f"a shape beyond its {values.numel():,} numbers")
             return values.as_strided(tuple(shape), tuple(stride), offset).clone()
     raise ValueError(f"{call.name} where an array should be")
+
+
+def _within_storage(value: Tensor) -> Tensor:
+    if value.layout != torch.strided or value.is_quantized or value.device.type != "cpu":
+        raise ValueError("no plain tensor")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"{value.numel():,} numbers, which the file does not hold")
+    return value
 
 
 def read_detectron(path: Path) -> dict[str, Tensor]:
@@ -174,12 +190,17 @@ def read_detectron(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise DetectronError(f"{path}: cannot be read ({error.strerror}); fetch the checkpoint first") from error
     try:
-        whole = _saved(content) if content[:2] == b"PK" else _Unpickler(path, content).load()
+        if content[:2] == b"PK":
+            whole = _saved(content)
+        else:
+            check_pickle(io.BytesIO(content))
+            whole = _Unpickler(path, content).load()
     except DetectronError:
         raise
     # A damaged pickle can fail in any way.
     except Exception as error:
-        raise DetectronError(f"{path}: no whole pickle ({error}); download the file again") from error
+        reason = " ".join(str(error).split())[:200]
+        raise DetectronError(f"{path}: no whole pickle ({reason}); download the file again") from error
     for key, translate in (("blobs", _from_caffe2), ("model", _from_detectron2)):
         if isinstance(whole, Mapping) and isinstance(whole.get(key), Mapping):
             entries = {}
@@ -187,9 +208,10 @@ def read_detectron(path: Path) -> dict[str, Tensor]:
                 if str(name).endswith("_momentum") or name in _LEFT_OUT:
                     continue
                 try:
-                    entries[str(name)] = value if isinstance(value, Tensor) else _tensor(value)
+                    entries[str(name)] = _within_storage(value) if isinstance(value, Tensor) else _tensor(value)
                 except Exception as error:
-                    raise DetectronError(f"{path}: {name}: {error}; download the file again") from error
+                    reason = " ".join(str(error).split())[:200]
+                    raise DetectronError(f"{path}: {str(name)[:80]}: {reason}; download the file again") from error
             return translate(path, entries)
     raise DetectronError(f"{path}: holds neither `blobs` nor `model`; give a checkpoint of Detectron or detectron2")
 

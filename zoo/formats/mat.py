@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from zoo.formats.mat_bounds import check_mat
 
 __all__ = ["MatError", "Struct", "read_struct"]
 
@@ -79,8 +82,11 @@ class Struct:
             raise self.error(field, f"{type(raw).__name__} instead of numbers")
         if shape is not None and value.shape != shape:
             raise self.error(field, f"shape {value.shape} instead of {shape}")
-        if not np.isfinite(value).all():
-            raise self.error(field, "holds NaN or infinity")
+        # As a float32, which is what models keep, a large double is infinite.
+        with np.errstate(over="ignore"):
+            narrow = value.astype(np.float32)
+        if not np.isfinite(narrow).all():
+            raise self.error(field, "holds NaN, infinity or a number beyond all use")
         return value.astype(np.float64)
 
     def number(self, field: str) -> float:
@@ -113,7 +119,9 @@ def read_struct(path: Path, name: str) -> Struct:
     try:
         if path.stat().st_size > _LARGEST:
             raise MatError(f"{path}: {path.stat().st_size} bytes are too many for a model; give another file")
-        content = loadmat(str(path), struct_as_record=False, squeeze_me=True, variable_names=[name])
+        whole = path.read_bytes()
+        check_mat(whole, name)
+        content = loadmat(io.BytesIO(whole), struct_as_record=False, squeeze_me=True, variable_names=[name])
     except MatError:
         raise
     except OSError as error:
@@ -122,7 +130,8 @@ def read_struct(path: Path, name: str) -> Struct:
         raise MatError(f"{path}: {name}: claims more than there is memory for; get the file anew") from error
     except Exception as error:
         # scipy raises whatever its parser happens to stumble upon.
-        raise MatError(f"{path}: no whole .mat file up to version 7.2 ({error}); get the file anew") from error
+        reason = " ".join(str(error).split())[:200]
+        raise MatError(f"{path}: no whole .mat file of version 5 to 7.2 ({reason}); get the file anew") from error
     if name not in content:
         raise MatError(f"{path}: {name}: is missing; give the file of a model")
     return Struct(path, name, content[name])

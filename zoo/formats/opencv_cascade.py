@@ -27,6 +27,9 @@ _LARGEST = 20_000_000
 
 _CODES = 256
 
+_ROOM = 50_000
+"""Nodes of all trees, were each as large as the largest."""
+
 
 class CascadeError(ValueError):
     """A cascade cannot be read; the message names the file, the entry and the remedy."""
@@ -84,7 +87,7 @@ class _Reader:
             raise CascadeError(f"{path}: cannot be read ({error.strerror}); give the XML of a cascade") from error
         except DefusedXmlException as error:
             raise self.wrong("document", "declares types or entities, which no cascade needs") from error
-        except (ParseError, ValueError) as error:
+        except (ParseError, LookupError, ValueError) as error:
             if isinstance(error, CascadeError):
                 raise
             raise self.wrong("document", f"is no whole XML ({error})") from error
@@ -101,7 +104,7 @@ class _Reader:
     def cascade(self) -> Cascade:
         kind = self._text(self.root, "featureType", "cascade")
         if kind not in ("HAAR", "LBP"):
-            raise self.wrong("cascade/featureType", f"is {kind!r}, neither HAAR nor LBP")
+            raise self.wrong("cascade/featureType", f"is {kind[:40]!r}, neither HAAR nor LBP")
         if self._text(self.root, "stageType", "cascade") != "BOOST":
             raise self.wrong("cascade/stageType", "is not BOOST")
         height, width = (self._whole(self.root, name, "cascade", 3, 255) for name in ("height", "width"))
@@ -138,6 +141,8 @@ class _Reader:
     ) -> Cascade:
         shape = (len(weak), max(len(nodes) for nodes, _ in weak))
         codes = _CODES if self.kind == "LBP" else 0
+        if math.prod(shape) > max(_ROOM, 4 * sum(len(nodes) for nodes, _ in weak)):
+            raise self.wrong("cascade/stages", f"hold trees too different in size, up to {shape[1]} nodes among stumps")
         found = Cascade(
             kind="LBP" if self.kind == "LBP" else "HAAR",
             window=self.window,
@@ -236,7 +241,8 @@ class _Reader:
 
     def _numbers(self, text: str, entry: str, count: int | None = None) -> list[float]:
         try:
-            values = [float(word) for word in text.split()]
+            # Python reads 1_000 as a thousand, OpenCV does not.
+            values = [float(word.replace("_", "?")) for word in text.split()]
         except ValueError as error:
             raise self.wrong(entry, f"{text[:40]!r} are no numbers") from error
         if not all(math.isfinite(value) and abs(value) < 1e30 for value in values):

@@ -1,0 +1,17 @@
+"""What is said of an error, in one line: to a user, or by one process to another."""
+
+from __future__ import annotations
+
+__all__ = ["said"]
+
+
+def said(error: Exception) -> str:
+    """The message of an error, on one line."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        why = str(error).partition(". ")[0]
+        return (
+            f"out of memory{f' ({why})' if why else ''}; nothing was made smaller to fit, and no Record is written: "
+            "free some, or choose a smaller --batch or another --device"
+        )
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
