@@ -36,6 +36,7 @@ from benchmarks.metrics import (
 )
 from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
+from benchmarks.modes import Mode, running
 from benchmarks.multiscale import protocol_named
 from benchmarks.proposals import remembering
 from benchmarks.protocol import identities
@@ -315,6 +316,7 @@ def evaluate(
     soft_nms: Suppression | None = None,
     known: Known | None = None,
     misses: bool = False,
+    mode: Mode | None = None,
     note: str = "",
     out: Path | None = None,
     quiet: bool = False,
@@ -336,6 +338,7 @@ def evaluate(
         known: What a detector of corners is told of each image, of `benchmarks.keypoints.KNOWN`: an error analysis. The
             Record says so, in its name too.
         misses: Measure miss rates against false positives, as is done anyhow for detectors that classify windows.
+        mode: How the network is run. The Record says so, in its name too.
         note: What a reader of the Record must know besides what the subject says.
         out: Folder.
         quiet: Draw no progress.
@@ -343,9 +346,11 @@ def evaluate(
     Raises:
         EvaluationError: The dataset has none of the detector's classes, or the detector suppresses duplicates in a
             way of its own, which `soft_nms` cannot take the place of.
-        ValueError: There is no such protocol, the detector cannot take its sizes, or it cannot be told the truth.
+        ValueError: There is no such protocol, the detector cannot take its sizes, it cannot be told the truth, or
+            device or detector cannot run in the mode.
     """
-    looks: dict[str, Any] = {}
+    mode, network = mode or Mode(), subject.model
+    looks: dict[str, Any] = {"mode": mode.describe()} if mode.name else {}
     told = None
     chosen = None if multi_scale is None else protocol_named(multi_scale)
     if known is not None:
@@ -357,7 +362,7 @@ def evaluate(
     if chosen is not None:
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
-    with remembering(subject.model, dataset, quiet=quiet):
+    with running(network, mode, device), remembering(subject.model, dataset, quiet=quiet):
         if soft_nms is not None:
             looks["suppression"] = soft_nms.describe()
             with suppressing(soft_nms) as asked:
@@ -401,7 +406,7 @@ def evaluate(
         weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
         dataset=dataset_id(dataset),
         protocol={**protocol, "batch": batch, **looks},
-        hardware=hardware.stamp(device, torch.get_num_threads()),
+        hardware=hardware.stamp(device, torch.get_num_threads(), precision=mode.precision),
         seed=subject.seed,
         learned_from=subject.learned_from,
         commit=commit(),

@@ -18,6 +18,7 @@ from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, dataset_id
 from benchmarks.hardware import WarmUp
 from benchmarks.latency import measure_latency
+from benchmarks.modes import Mode, running
 from benchmarks.papers import read_tables
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, Record, Weights, read_records
@@ -38,11 +39,14 @@ def latency_record(
     images: int,
     seconds: float | None = None,
     warmup: WarmUp | None = None,
+    mode: Mode | None = None,
 ) -> Record:
-    """Time a detector on the first images of a split; `seconds` and `warmup` as for `measure_latency`."""
-    result = measure_latency(
-        subject.model, dataset, device=device, threads=threads, images=images, seconds=seconds, warmup=warmup
-    )
+    """Time a detector on the first images of a split in a mode; `seconds` and `warmup` as for `measure_latency`."""
+    mode = mode or Mode()
+    with running(subject.model, mode, device) as model:
+        result = measure_latency(
+            model, dataset, device=device, threads=threads, images=images, seconds=seconds, warmup=warmup
+        )
     return Record(
         kind="latency",
         detector=subject.name,
@@ -51,8 +55,8 @@ def latency_record(
         num_classes=subject.model.num_classes,
         weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
         dataset=dataset_id(dataset),
-        protocol=result.protocol,
-        hardware=hardware.stamp(device, threads),
+        protocol={**result.protocol, **({"mode": mode.describe()} if mode.name else {})},
+        hardware=hardware.stamp(device, threads, precision=mode.precision),
         commit=commit(),
         versions=versions(),
         metrics={**result.summary(), **subject.origin},

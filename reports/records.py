@@ -160,8 +160,8 @@ class Shelf:
         self.entries = tuple(sorted(entries, key=lambda entry: (entry.own, entry.place)))
 
     def of(self, kind: str) -> Iterator[Entry]:
-        """The entries of one kind."""
-        return (entry for entry in self.entries if entry.record.kind == kind)
+        """The entries of one kind, of networks in the plain mode: other modes are other numbers."""
+        return (entry for entry in self.entries if entry.record.kind == kind and not entry.record.mode)
 
     @cached_property
     def accuracies(self) -> tuple[Entry, ...]:

@@ -13,6 +13,7 @@ from benchmarks.commands.common import (
     DatasetName,
     Device,
     Evaluated,
+    ModeName,
     Out,
     Settings,
     Split,
@@ -22,7 +23,7 @@ from benchmarks.commands.common import (
     subject_of,
 )
 
-__all__ = ["against_torchvision", "app", "compare_latency", "evaluate", "gallery", "latency", "predict"]
+__all__ = ["against_torchvision", "app", "compare_latency", "evaluate", "gallery", "latency", "predict", "profile"]
 
 app = typer.Typer()
 
@@ -65,6 +66,7 @@ def evaluate(
         bool,
         typer.Option("--misses", help="Miss rates against false positives; detectors of windows state them anyhow."),
     ] = False,
+    mode: ModeName = "",
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
@@ -73,6 +75,7 @@ def evaluate(
 
         from benchmarks.datasets import open_dataset
         from benchmarks.evaluate import evaluate as run
+        from benchmarks.modes import parse_mode
         from benchmarks.score import print_scores
         from ops.nms import Suppression
 
@@ -93,6 +96,7 @@ def evaluate(
             soft_nms=softly,
             known=truth,  # type: ignore[arg-type]
             misses=misses,
+            mode=parse_mode(mode),
             note=note,
             out=out,
         )
@@ -179,16 +183,51 @@ def latency(
     device: Device = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
     images: Annotated[int, typer.Option(help="Images to time after warm-up.")] = 100,
+    mode: ModeName = "",
 ) -> None:
     """Time preprocess, network and postprocess on real images, batch 1, and write a Record with the raw samples."""
     with sentences():
         from benchmarks.datasets import open_dataset
+        from benchmarks.modes import parse_mode
         from benchmarks.recording import latency_record, print_latency
 
+        chosen = parse_mode(mode)
         data = open_dataset(dataset, split, data_root)
         subject = subject_of(detector, dataset, weights, len(data.class_names), settings)
-        record = latency_record(subject, data, device=device, threads=threads, images=images)
+        record = latency_record(subject, data, device=device, threads=threads, images=images, mode=chosen)
         print_latency(record)
+        print(record.write(out))
+
+
+@app.command()
+def profile(
+    detector: Evaluated,
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    images: Annotated[int, typer.Option(help="Images to measure on.")] = 4,
+    batches: Annotated[str, typer.Option(help="Images a call for the throughput, with commas.")] = "1,2,4,8",
+    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 5,
+    mode: ModeName = "",
+) -> None:
+    """Measure what one latency does not say: growth, throughput, energy, floor, cold start, memory. Writes a Record."""
+    with sentences():
+        from benchmarks.datasets import open_dataset
+        from benchmarks.modes import parse_mode
+        from benchmarks.profile import print_profile, profile_record
+
+        data, chosen = open_dataset(dataset, split, data_root), parse_mode(mode)
+        subject = subject_of(detector, dataset, weights, len(data.class_names), settings)
+        sizes = [int(size) for size in batches.split(",")]
+        record = profile_record(
+            subject, data, device=device, threads=threads, images=images, batches=sizes, rounds=rounds, mode=chosen
+        )
+        print_profile(record)
         print(record.write(out))
 
 

@@ -47,7 +47,8 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`[B, inputs, H, W]` to `[B, outputs, H / stride, W / stride]`, rounded up."""
         inner = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(inner)) + self.skip(x), inplace=True)
+        # In place: most of a sum's time would go into fresh memory.
+        return F.relu(self.bn2(self.conv2(inner)).add_(self.skip(x)), inplace=True)
 
 
 def _blocks(inputs: int, outputs: int, count: int, *, stride: int = 1, last: bool = False) -> nn.Sequential:
@@ -81,7 +82,7 @@ class Hourglass(nn.Module):
         """`[B, widths[0], H, W]` to the same shape."""
         across = self.up1(x)
         below = self.low3(self.low2(self.low1(x)))
-        return across + F.interpolate(below, size=across.shape[-2:], mode="nearest")
+        return F.interpolate(below, size=across.shape[-2:], mode="nearest").add_(across)
 
 
 def hourglass_stem(inputs: int, outputs: int, stride: int = 4) -> nn.Sequential:
