@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -202,10 +202,8 @@ def _with_autocast(method: Callable[..., Any], kind: str, dtype: torch.dtype) ->
     return run
 
 
-class _Unseen(tuple[Frame, ...]):
+class _Unseen:
     """Frames in place of a batch's own while a graph is captured: what a network read there, replays would repeat."""
-
-    __slots__ = ()
 
     def _refuse(self, *_: Any) -> NoReturn:
         raise ModeError("it looks at the sizes of the images themselves")
@@ -240,7 +238,7 @@ class _Replayed:
         return _mapped(captured.outputs, Tensor.clone)
 
     def _capture(self, batch: Batch) -> _Captured:
-        held = Batch(batch.pixels.clone(), _Unseen())
+        held = Batch(batch.pixels.clone(), cast("tuple[Frame, ...]", _Unseen()))
         try:
             # Libraries allocate and choose algorithms at their first calls, which no graph may hold.
             side = torch.cuda.Stream()

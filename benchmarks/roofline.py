@@ -171,7 +171,7 @@ def roofline(
             calls = [time_call(model, [picture], place) for _ in range(1 + rounds)][1:]
             # What lies between preprocessing and postprocessing, whatever parts it is told apart in.
             seconds += min(
-                sum(time for part, time in call.items() if part not in ("preprocess", "postprocess", "end_to_end"))
+                sum(took for part, took in call.items() if part not in ("preprocess", "postprocess", "end_to_end"))
                 for call in calls
             )
     # A weight is read again for each picture.

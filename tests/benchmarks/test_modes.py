@@ -23,6 +23,7 @@ from benchmarks.recording import latency_record
 from benchmarks.results import Record
 from ops.images import Batch
 from ops.structures import Detections, Target
+from reports.modes import modes
 from reports.records import Entry, Shelf
 from tests.reports.samples import record
 from zoo import checkpoints
@@ -264,6 +265,9 @@ def test_pages_and_claims_show_the_plain_mode_alone() -> None:
     records += [record(kind, protocol=mode) for kind in ("accuracy", "latency")]
     assert len({one.name for one in records}) == 4
     shelf = Shelf(Entry(one, Path(one.name), f"m/{one.name}.json") for one in records)
+    rows = modes(shelf).rows
+    assert [row[2] for row in rows] == ["bf16"] * 2
+    assert [row[5:] for row in rows] == [("45.0", "none", "none"), ("none", "14.00", "20.00")]
     evidence = Evidence((), ((one.name, one) for one in records))
     for kind in ("accuracy", "latency"):
         assert [entry.record.mode for entry in shelf.of(kind)] == [None]

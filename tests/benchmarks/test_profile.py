@@ -25,6 +25,8 @@ from benchmarks.roofline import Peaks, Work, count_work, floor, measure_peaks, r
 from ops.images import Batch, stack, unscaled, warp
 from ops.nms import classwise_nms
 from ops.structures import Detections
+from reports.modes import profiles
+from reports.records import Entry, Shelf
 from zoo import checkpoints
 from zoo.detector import Detector
 
@@ -260,6 +262,10 @@ def test_a_record_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     total = sum(run["seconds"][part] for part in PARTS)
     assert found["fresh"]["seconds"]["to_first_detections"] == pytest.approx(total)
     assert run["mib"]["loaded"] > run["mib"]["imported"] > 50
+    row = profiles(Shelf([Entry(record, tmp_path, "m/one.json")])).rows[0]
+    assert row[:3] == ("ssd300_vgg16", "small", "plain")
+    assert row[7] == "not measured", "energy"
+    assert row[8] == f"{found['roofline']['ratio']:.2f}"
     console = Console(width=120, record=True)
     print_profile(record, console)
     text = console.export_text()

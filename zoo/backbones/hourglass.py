@@ -82,7 +82,7 @@ class Hourglass(nn.Module):
         """`[B, widths[0], H, W]` to the same shape."""
         across = self.up1(x)
         below = self.low3(self.low2(self.low1(x)))
-        return F.interpolate(below, size=across.shape[-2:], mode="nearest").add_(across)
+        return across + F.interpolate(below, size=across.shape[-2:], mode="nearest")
 
 
 def hourglass_stem(inputs: int, outputs: int, stride: int = 4) -> nn.Sequential:
