@@ -138,8 +138,8 @@ def running(model: Detector, mode: Mode, device: torch.device | str = "cpu") -> 
             # Autocast forgets the weights that it has shortened when the outermost context ends: this one.
             stack.enter_context(torch.autocast(place.type, dtype=dtype, enabled=False))
             network = _with_autocast(network, place.type, dtype)
-            if hasattr(model, "proposals"):
-                stack.enter_context(_replaced(model, "proposals", _with_autocast(model.proposals, place.type, dtype)))
+            if callable(propose := getattr(model, "proposals", None)):
+                stack.enter_context(_replaced(model, "proposals", _with_autocast(propose, place.type, dtype)))
         if mode.graphs:
             network = _Replayed(network, type(model).__name__)
         stack.enter_context(_replaced(model, "network", _for_detection(network, plain)))

@@ -187,12 +187,12 @@ class RPN(nn.Module):
             best.append(first + logits[:, first : first + count].topk(min(before, count)).indices)
             levels.append(torch.full_like(best[-1], level))
             first += count
-        rows, level = torch.cat(best, 1), torch.cat(levels, 1)
+        rows, groups = torch.cat(best, 1), torch.cat(levels, 1)
         offsets = outputs.offsets.gather(1, rows[..., None].expand(-1, -1, 4))
         boxes, large = self._decode(offsets, outputs.anchors[rows], batch)
         scores = logits.gather(1, rows).sigmoid()
         proposals = []
-        for box, enough, score, group in zip(boxes, large, scores, level, strict=True):
+        for box, enough, score, group in zip(boxes, large, scores, groups, strict=True):
             box = box[enough]
             kept = batched_nms(box, score[enough], group[enough], self.nms)[:after]
             proposals.append(box[kept])
