@@ -20,7 +20,7 @@ from ops.images import Batch, Frame
 from zoo import CATALOG, build
 from zoo.detector import Detector
 
-__all__ = ["SHAPES_SIZE", "NothingSuppressed", "cost", "count_macs", "parse_size"]
+__all__ = ["SHAPES_SIZE", "NothingSuppressed", "cost", "count_macs", "flop_counter", "parse_size"]
 
 SHAPES_SIZE = (160, 160)
 """Images of `shapes`, on which the small sizes are trained: what their cost is stated for."""
@@ -112,9 +112,7 @@ def _counted(model: Detector, size: tuple[int, int]) -> tuple[int, list[dict[str
     """The same, and the stages of the network."""
     frame = Frame(size, size, (1.0, 1.0))
     batch = Batch(torch.empty((1, 3, *size), device="meta"), (frame,))
-    counter = FlopCounterMode(
-        display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops}
-    )
+    counter = flop_counter()
 
     def products() -> int:
         return int(counter.get_total_flops()) // 2
@@ -122,6 +120,12 @@ def _counted(model: Detector, size: tuple[int, int]) -> tuple[int, list[dict[str
     with torch.no_grad(), counter, NothingSuppressed(), watched(model, products) as seen:
         model.network_for_cost(batch)
     return products(), stages(model, seen)
+
+
+def flop_counter() -> FlopCounterMode:
+    """PyTorch's counter, for which a multiply-accumulate is two operations; it also knows deformable convolutions."""
+    mapping = {torch.ops.torchvision.deform_conv2d: _deformable_convolution_flops}
+    return FlopCounterMode(display=False, custom_mapping=mapping)
 
 
 def _deformable_convolution_flops(

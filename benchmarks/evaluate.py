@@ -39,6 +39,7 @@ from benchmarks.metrics import (
 )
 from benchmarks.metrics.miss_rate import PROTOCOL as MISSES
 from benchmarks.metrics.proposals import PROTOCOL as PROPOSALS
+from benchmarks.modes import Mode, running
 from benchmarks.multiscale import protocol_named
 from benchmarks.pieces import Pieces
 from benchmarks.processes import Share, join_processes
@@ -420,6 +421,7 @@ def evaluate(
     soft_nms: Suppression | None = None,
     known: Known | None = None,
     misses: bool = False,
+    mode: Mode | None = None,
     note: str = "",
     out: Path | None = None,
     quiet: bool = False,
@@ -447,6 +449,7 @@ def evaluate(
         known: What a detector of corners is told of each image, of `benchmarks.keypoints.KNOWN`: an error analysis. The
             Record says so, in its name too.
         misses: Measure miss rates against false positives, as is done anyhow for detectors that classify windows.
+        mode: How the network is run. The Record says so, in its name too.
         note: What a reader of the Record must know besides what the subject says.
         out: Folder.
         quiet: Draw no progress.
@@ -454,10 +457,12 @@ def evaluate(
     Raises:
         EvaluationError: The dataset has none of the detector's classes, or the detector suppresses duplicates in a
             way of its own, which `soft_nms` cannot take the place of.
-        ValueError: There is no such protocol, the detector cannot take its sizes, or it cannot be told the truth.
+        ValueError: There is no such protocol, the detector cannot take its sizes, it cannot be told the truth, or
+            device or detector cannot run in the mode.
         BusyError: Another process evaluates into `out`.
     """
-    looks: dict[str, Any] = {}
+    mode, network = mode or Mode(), subject.model
+    looks: dict[str, Any] = {"mode": mode.describe()} if mode.name else {}
     told = None
     chosen = None if multi_scale is None else protocol_named(multi_scale)
     if known is not None:
@@ -480,6 +485,7 @@ def evaluate(
                 held.enter_context(alone_in(out))
             identity = _identity(subject, weights, dataset, categories, device=device, batch=batch, looks=looks)
             pieces = held.enter_context(Pieces(out, identity, share))
+        held.enter_context(running(network, mode, place))
         rows, regions = _look(
             subject,
             dataset,
@@ -507,7 +513,7 @@ def evaluate(
                 weights=weights,
                 dataset=dataset_id(dataset),
                 protocol={**protocol, "batch": batch, **looks},
-                hardware=hardware.stamp(device, torch.get_num_threads()),
+                hardware=hardware.stamp(device, torch.get_num_threads(), **mode.facts()),
                 seed=subject.seed,
                 learned_from=subject.learned_from,
                 commit=commit(),

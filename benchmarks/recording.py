@@ -17,8 +17,9 @@ from benchmarks.answers import answer_hashes
 from benchmarks.cost import cost
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, category_of_label, coco_rows, dataset_id
-from benchmarks.hardware import Precision, Stopping, WarmUp
+from benchmarks.hardware import Stopping, WarmUp
 from benchmarks.latency import measure_latency
+from benchmarks.modes import Mode, running
 from benchmarks.papers import read_tables
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import COMMITTED, Record, Weights, read_records
@@ -38,24 +39,30 @@ def latency_record(
     threads: int,
     images: int,
     batch: int = 1,
-    precision: Precision = "float32",
     seconds: float | None = None,
     warmup: WarmUp | None = None,
     stopping: Stopping | None = None,
+    mode: Mode | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Record:
-    """Time a detector on the first images of a split, and keep the hash of what it detected meanwhile.
+    """Time a detector on the first images of a split in a mode, and keep the hash of what it detected meanwhile.
 
     The machine is watched. Where there is a stopping rule, windows in which something disturbed are sampled again.
-    `precision` is what the caller has set, for the stamp; the rest is as for `measure_latency`.
+    The rest is as for `measure_latency`.
 
     Raises:
         EvaluationError: The dataset has none of the detector's classes.
+        ModeError: Device or detector cannot run in the mode.
     """
+    mode = mode or Mode()
+    facts: hardware.RunFacts = {**mode.facts(), "batch": batch}
     categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
-    with hardware.watch(device, threads=threads, precision=precision, batch=batch) as seen:
+    with (
+        running(subject.model, mode, device) as model,
+        hardware.watch(device, threads=threads, **facts) as seen,
+    ):
         result = measure_latency(
-            subject.model,
+            model,
             dataset,
             device=device,
             threads=threads,
@@ -80,7 +87,7 @@ def latency_record(
         num_classes=subject.model.num_classes,
         weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
         dataset=dataset_id(dataset),
-        protocol=result.protocol,
+        protocol={**result.protocol, **({"mode": mode.describe()} if mode.name else {})},
         hardware=hardware.stamp_watched(seen),
         commit=commit(),
         versions=versions(),

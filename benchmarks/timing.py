@@ -25,6 +25,7 @@ from benchmarks.hardware import (
     observe,
 )
 from benchmarks.isolated import ProcessEnded, in_fresh_process
+from benchmarks.modes import parse_mode
 from benchmarks.recording import latency_record, print_latency
 from benchmarks.results import COMMITTED, Record
 
@@ -141,6 +142,7 @@ class Job:
         weights: None for the checkpoint that ships for the dataset.
         settings: Constructor arguments, likewise.
         images: The first ones of the split.
+        mode: How the network is run; see `benchmarks.modes.parse_mode`.
         says: Whether it says on stderr how far it is.
     """
 
@@ -152,6 +154,7 @@ class Job:
     weights: Path | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     images: int = 100
+    mode: str = ""
     says: bool = True
 
     def run(self) -> Record:
@@ -168,6 +171,7 @@ class Job:
             batch=self.under.batch,
             warmup=self.under.warmup,
             stopping=self.under.stopping,
+            mode=parse_mode(self.mode),
             progress=self._say if self.says else None,
         )
 

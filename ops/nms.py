@@ -157,11 +157,10 @@ def classwise_nms(
         before_per_class: Most candidates a class that enter suppression (SSD: 400).
     """
     num_classes = scores.shape[1]
-    if before_per_class is not None and before_per_class < scores.shape[0]:
-        strongest = scores.topk(before_per_class, dim=0).indices
-        enters = torch.zeros_like(scores, dtype=torch.bool).scatter_(0, strongest, True)
-        scores = scores.masked_fill(~enters, -torch.inf)
     rows, labels = torch.nonzero(scores > score_floor, as_tuple=True)
+    if before_per_class is not None and len(rows) > before_per_class:
+        stay = _strongest_of_class(scores, labels, before_per_class)[rows, labels]
+        rows, labels = rows[stay], labels[stay]
     picked = scores[rows, labels]
     if before is not None and before < len(picked):
         picked, order = picked.topk(before)
@@ -169,6 +168,16 @@ def classwise_nms(
     candidates = boxes[rows] if boxes.ndim == 2 else boxes.reshape(-1, num_classes, 4)[rows, labels]
     kept, rescored = suppress(candidates, picked, labels, iou=iou, limit=limit)
     return Detections.ranked(candidates[kept], rescored, labels[kept])
+
+
+def _strongest_of_class(scores: Tensor, labels: Tensor, count: int) -> Tensor:
+    """Bool `[N, C]`: not to be left out for `count` stronger ones; sorted are only classes with more candidates."""
+    stays = torch.ones_like(scores, dtype=torch.bool)
+    crowded = (labels.bincount(minlength=scores.shape[1]) > count).nonzero()[:, 0]
+    if len(crowded):
+        strongest = scores[:, crowded].topk(count, dim=0).indices
+        stays[:, crowded] = torch.zeros_like(stays[:, crowded]).scatter_(0, strongest, True)
+    return stays
 
 
 def soft_nms(

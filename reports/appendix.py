@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
+from reports.modes import modes, profiles
 from reports.records import NOT_MEASURED, Entry, Shelf
 from reports.sections import Grid, Header, Section, conformity, literal
 
@@ -56,6 +57,8 @@ def appendix(shelf: Shelf) -> list[Section]:
     lists = _Lists()
     rows = [_row(entry, lists) for entry in shelf.entries]
     sections += _part("Time by stage", "stages", _times(shelf))
+    sections += _part("In other modes", "modes", modes(shelf))
+    sections += _part("Profiles", "profiles", profiles(shelf))
     sections += _part("Against other implementations", "comparisons", _comparisons(shelf))
     sections += _part("Side by side", "beside", _beside(shelf))
     sections += _part("Trainings", "trainings", _trainings(shelf))

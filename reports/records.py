@@ -17,7 +17,7 @@ NOT_MEASURED = "not measured"
 UNDEFINED = "undefined"
 """The metric was measured and has no value, such as AP_L on a test without large objects."""
 
-_KINDS = ("accuracy", "claim", "comparison", "cost", "latency", "training")
+_KINDS = ("accuracy", "claim", "comparison", "cost", "latency", "profile", "training")
 
 
 class ReportError(ValueError):
@@ -160,8 +160,12 @@ class Shelf:
         self.entries = tuple(sorted(entries, key=lambda entry: (entry.own, entry.place)))
 
     def of(self, kind: str) -> Iterator[Entry]:
-        """The entries of one kind."""
-        return (entry for entry in self.entries if entry.record.kind == kind)
+        """The entries of one kind, of networks in the plain mode: other modes are other numbers."""
+        return (entry for entry in self.entries if entry.record.kind == kind and not entry.record.mode)
+
+    def in_modes(self) -> Iterator[Entry]:
+        """The entries, of any kind, of networks in other modes."""
+        return (entry for entry in self.entries if entry.record.mode)
 
     @cached_property
     def accuracies(self) -> tuple[Entry, ...]:

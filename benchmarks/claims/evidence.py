@@ -126,8 +126,8 @@ class Evidence:
     # What was measured
 
     def of(self, kind: str) -> list[Found]:
-        """Records of one kind."""
-        return [one for one in self.found if one.record.kind == kind]
+        """Records of one kind, of networks in the plain mode."""
+        return [one for one in self.found if one.record.kind == kind and not one.record.mode]
 
     @cached_property
     def _trained(self) -> dict[str, Found]:

@@ -26,6 +26,7 @@ __all__ = [
     "DetectorName",
     "Device",
     "Evaluated",
+    "ModeName",
     "Out",
     "Settings",
     "SkipCorrupt",
@@ -54,6 +55,13 @@ WeightsFile = Annotated[
     Path | None, typer.Option("--weights", help="Checkpoint; by default the one that ships for the dataset.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")]
+ModeName = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        help="How the network runs, with commas: channels-last, fp16 or bf16, compile, cuda-graphs; plain by default.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option(help="Threads of torch on the CPU.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Settings = Annotated[

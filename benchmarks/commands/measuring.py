@@ -13,6 +13,7 @@ from benchmarks.commands.common import (
     DatasetName,
     Device,
     Evaluated,
+    ModeName,
     Out,
     Settings,
     SkipCorrupt,
@@ -24,7 +25,7 @@ from benchmarks.commands.common import (
     subject_of,
 )
 
-__all__ = ["against_torchvision", "app", "compare_latency", "evaluate", "gallery", "latency", "predict"]
+__all__ = ["against_torchvision", "app", "compare_latency", "evaluate", "gallery", "latency", "predict", "profile"]
 
 app = typer.Typer()
 
@@ -68,6 +69,7 @@ def evaluate(
         typer.Option("--misses", help="Miss rates against false positives; detectors of windows state them anyhow."),
     ] = False,
     skip_corrupt: SkipCorrupt = False,
+    mode: ModeName = "",
     note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
@@ -77,6 +79,7 @@ def evaluate(
         from benchmarks.datasets import open_dataset
         from benchmarks.datasets.intact import without_corrupt
         from benchmarks.evaluate import evaluate as run
+        from benchmarks.modes import parse_mode
         from benchmarks.processes import Share
         from benchmarks.score import print_scores
         from ops.nms import Suppression
@@ -99,6 +102,7 @@ def evaluate(
             soft_nms=softly,
             known=truth,  # type: ignore[arg-type]
             misses=misses,
+            mode=parse_mode(mode),
             note=note,
             out=out,
         )
@@ -195,6 +199,7 @@ def latency(
         float | None, typer.Option(help="Half-width of the median's interval that is aimed at, in percent.")
     ] = None,
     images: Annotated[int, typer.Option(help="Images that are timed again and again after warm-up.")] = 100,
+    mode: ModeName = "",
 ) -> None:
     """Time each stage on real images until the median is known, and write Records with the raw samples."""
     with sentences():
@@ -204,12 +209,44 @@ def latency(
             raise ValueError("--weights and --set belong to one detector; name it alone")
         under = timing.conditions(hardware, device, threads, None if noise is None else noise / 100)
         jobs = [
-            timing.Job(name, under, dataset, split, data_root, weights, settings_of(settings), images)
+            timing.Job(name, under, dataset, split, data_root, weights, settings_of(settings), images, mode)
             for name in detectors
         ]
         failed = timing.write_all(jobs, out)
     if failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def profile(
+    detector: Evaluated,
+    out: Out,
+    dataset: DatasetName = "shapes",
+    split: Split = None,
+    data_root: DataRoot = None,
+    weights: WeightsFile = None,
+    settings: Settings = None,
+    device: Device = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    images: Annotated[int, typer.Option(help="Images to measure on.")] = 4,
+    batches: Annotated[str, typer.Option(help="Images a call for the throughput, with commas.")] = "1,2,4,8",
+    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 5,
+    mode: ModeName = "",
+) -> None:
+    """Measure what one latency does not say: growth, throughput, energy, floor, cold start, memory. Writes a Record."""
+    with sentences():
+        from benchmarks.datasets import open_dataset
+        from benchmarks.modes import parse_mode
+        from benchmarks.profile import print_profile, profile_record
+
+        data, chosen = open_dataset(dataset, split, data_root), parse_mode(mode)
+        subject = subject_of(detector, dataset, weights, len(data.class_names), settings)
+        sizes = [int(size) for size in batches.split(",")]
+        record = profile_record(
+            subject, data, device=device, threads=threads, images=images, batches=sizes, rounds=rounds, mode=chosen
+        )
+        print_profile(record)
+        print(record.write(out))
 
 
 @app.command("compare-latency")

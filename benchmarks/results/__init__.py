@@ -123,7 +123,8 @@ class Record(_Frozen):
         protocol: Every setting that the metric depends on (accuracy), or that the time depends on (latency). Under
             `multi_scale`, where the detector looked at every image in several sizes, is what it looked at; under
             `suppression`, where duplicates were not suppressed in the detector's own way, is how; under `truth`, where
-            it was told a part of what it should find, is which.
+            it was told a part of what it should find, is which; under `mode`, where the network did not run as it is
+            written, in float32, is how (`benchmarks.modes`).
         hardware: The machine; None for cost, which depends on none.
         seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
         learned_from: Images that the checkpoint learned from, where these are fewer than the training split has.
@@ -133,7 +134,8 @@ class Record(_Frozen):
         metrics: Results. Accuracy: the JSON of `score`, fractions, with `intervals` of the totals where the Record is
             no older than they are. Cost: parameters, macs, boxes; of the paper's size, stages and recipes, too.
             Training: steps, seconds, final losses, and their `course`. Comparison: times of `ours` and `theirs`, their
-            `ratio`, and the `agreement` of the detections.
+            `ratio`, and the `agreement` of the detections. Profile: what `benchmarks.profile` lists; a part that could
+            not be measured has the reason under `not_measured`.
         samples: Raw seconds, by stage (latency) or of either side (comparison).
         answers: Of accuracy and latency, hashes of the detections on the first images, by their number
             (`benchmarks.answers`); empty where they were not observed.
@@ -141,7 +143,7 @@ class Record(_Frozen):
     """
 
     schema_version: Literal[1] = 1
-    kind: Literal["accuracy", "claim", "comparison", "cost", "latency", "training"]
+    kind: Literal["accuracy", "claim", "comparison", "cost", "latency", "profile", "training"]
     detector: str
     scale: Literal["small", "paper", "other"]
     overrides: dict[str, Any] = {}
@@ -163,7 +165,7 @@ class Record(_Frozen):
     @field_validator("protocol")
     @classmethod
     def _names_what_was_changed(cls, protocol: dict[str, Any]) -> dict[str, Any]:
-        for entry in ("multi_scale", "suppression", "truth"):
+        for entry in ("multi_scale", "suppression", "truth", "mode"):
             found = protocol.get(entry)
             if found is not None and not (isinstance(found, dict) and isinstance(found.get("name"), str)):
                 raise ValueError(f"{entry} is {found!r}, which names no protocol")
@@ -173,7 +175,7 @@ class Record(_Frozen):
     def name(self) -> str:
         """File name without ending: what was measured on what, so that a new run replaces the old."""
         data = "" if self.dataset is None else f".{self.dataset.name}-{self.dataset.split}"
-        timed = self.kind in ("comparison", "latency")
+        timed = self.kind in ("comparison", "latency", "profile")
         device = f".{self.hardware.device.partition(':')[0]}" if timed and self.hardware else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
         if self.kind == "cost" and self.scale == "other":
@@ -183,11 +185,12 @@ class Record(_Frozen):
         scales = f".{self.multi_scale}" if self.multi_scale else ""
         suppressed = f".{self.suppression}" if self.suppression else ""
         told = f".{self.truth}" if self.truth else ""
+        mode = f".{self.mode.replace(',', '+')}" if self.mode else ""
         beside = "".join(f".{name}" for name in self.protocol.get("beside", ()))
         about = f".{self.protocol['claim']}" if self.kind == "claim" else ""
         return (
-            f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{told}{beside}"
-            f"{about}"
+            f"{self.kind}.{self.detector}.{self.scale}{data}{device}{classes}{again}{scales}{suppressed}{told}{mode}"
+            f"{beside}{about}"
         )
 
     @property
@@ -214,6 +217,12 @@ class Record(_Frozen):
     def truth(self) -> str | None:
         """Name of what the detector was told of the truth, which makes this an error analysis; None for a test."""
         found = self.protocol.get("truth")
+        return None if found is None else str(found["name"])
+
+    @property
+    def mode(self) -> str | None:
+        """Name of the mode that the network ran in; None for the plain one. Numbers of two modes are never mixed."""
+        found = self.protocol.get("mode")
         return None if found is None else str(found["name"])
 
     def write(self, folder: Path) -> Path:

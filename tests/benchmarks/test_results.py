@@ -15,7 +15,7 @@ from benchmarks.results import Record, RecordError, Weights, read_records, write
 from tests.reports.samples import record
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("accuracy", "comparison", "cost", "latency", "training")
+KINDS = ("accuracy", "comparison", "cost", "latency", "profile", "training")
 
 
 @pytest.mark.parametrize("kind", KINDS)

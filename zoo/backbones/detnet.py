@@ -12,10 +12,10 @@ from functools import partial
 
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
+from zoo.parts.frozen import FrozenBatchNorm
 
 __all__ = ["DetNet59", "SmallDetNet", "dilated_stage"]
 
@@ -72,7 +72,7 @@ class DetNet59(ResNet):
         """
         if not 0 <= trainable <= 6:
             raise ValueError(f"DetNet59: trainable counts conv1 and five stages, 0 to 6, got {trainable}")
-        norm = norm or partial(FrozenBatchNorm2d, eps=1e-5)
+        norm = norm or partial(FrozenBatchNorm, eps=1e-5)
         super().__init__(50, norm=norm)
         self.layer4 = dilated_stage(1024, 256, norm)
         self.layer5 = dilated_stage(1024, 256, norm, project=project)

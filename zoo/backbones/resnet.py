@@ -12,7 +12,8 @@ from functools import partial
 
 from torch import Tensor, nn
 from torchvision.models import resnet
-from torchvision.ops.misc import FrozenBatchNorm2d
+
+from zoo.parts.frozen import FrozenBatchNorm
 
 __all__ = ["ResNet"]
 
@@ -76,7 +77,7 @@ class ResNet(nn.Module):
             groups=groups,
             width_per_group=group_width,
             replace_stride_with_dilation=list(dilated),
-            norm_layer=norm or partial(FrozenBatchNorm2d, eps=norm_eps),
+            norm_layer=norm or partial(FrozenBatchNorm, eps=norm_eps),
         )
         self.conv1, self.bn1, self.relu, self.maxpool = whole.conv1, whole.bn1, whole.relu, whole.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = whole.layer1, whole.layer2, whole.layer3, whole.layer4

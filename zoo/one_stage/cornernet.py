@@ -289,7 +289,7 @@ class CornerNet(Detector):
             if every_stack or stack == self.stacks - 1:
                 answers.append({kind: self._branch(kind, stack, features) for kind in self.sigma_shares})
             if stack < self.stacks - 1:
-                x = self.inters[stack](F.relu(self.inters_[stack](x) + self.cnvs_[stack](features)))
+                x = self.inters[stack](F.relu(self.inters_[stack](x).add_(self.cnvs_[stack](features)), inplace=True))
         return answers
 
     def _branch(self, kind: str, stack: int, features: Tensor) -> KeypointMaps:
@@ -439,7 +439,7 @@ class CornerPool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, width, H, W]` to the same shape."""
-        return self.conv2(F.relu(self.p_bn1(self.p_conv1(self.pooled(x))) + self.bn1(self.conv1(x))))
+        return self.conv2(F.relu(self.p_bn1(self.p_conv1(self.pooled(x))).add_(self.bn1(self.conv1(x))), inplace=True))
 
 
 def _head(width: int, hidden: int, outputs: int) -> nn.Sequential:

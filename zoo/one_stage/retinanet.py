@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import box_iou, clip_boxes_to_image, sigmoid_focal_loss
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
-from torchvision.ops.misc import FrozenBatchNorm2d
 
 from ops.anchors import grid_anchors, pyramid_shapes
 from ops.coders import CenterSizeCoder
@@ -39,6 +38,7 @@ from zoo.backbones.resnet import ResNet
 from zoo.backbones.small import SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.parts.fpn import FPN, BackboneWithFPN
+from zoo.parts.frozen import FrozenBatchNorm
 from zoo.subsample import ClassChannels
 from zoo.two_stage.fast_rcnn import flip_half
 
@@ -331,16 +331,9 @@ def _body(
     if backbone == "small":
         net = SmallNet()
         return net, net.strides, net.channels
-    layer = nn.BatchNorm2d if norm == "batch" else partial(_FrozenNorm, eps=norm_eps)
+    layer = nn.BatchNorm2d if norm == "batch" else partial(FrozenBatchNorm, eps=norm_eps)
     resnet = ResNet(depth, trainable=trainable, norm=layer)
     return resnet, resnet.strides[1:], resnet.channels[1:]
-
-
-class _FrozenNorm(FrozenBatchNorm2d):
-    """torchvision's, in one pass over the map instead of two."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class _Pyramid(BackboneWithFPN):

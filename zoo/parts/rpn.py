@@ -179,26 +179,32 @@ class RPN(nn.Module):
         """
         before, after = (limits[0 if training else 1] for limits in (self.before_nms, self.after_nms))
         logits = outputs.logits.float()
-        boxes = self.coder.decode(outputs.offsets.float(), outputs.anchors)
-        border = boxes.new_tensor([frame.inner[::-1] * 2 for frame in batch.frames])[:, None]
-        boxes = torch.minimum(boxes.clamp(min=0), border)
-        least = self.min_side * boxes.new_tensor([frame.scale for frame in batch.frames])[:, None]
-        large = (boxes[..., 2:] - boxes[..., :2] >= least).all(-1)
         if self.drop_small_first:
+            _, large = self._decode(outputs.offsets, outputs.anchors, batch)
             logits = logits.masked_fill(~large, -torch.inf)
         first, best, levels = 0, [], []
         for level, count in enumerate(outputs.counts):
             best.append(first + logits[:, first : first + count].topk(min(before, count)).indices)
             levels.append(torch.full_like(best[-1], level))
             first += count
+        rows, groups = torch.cat(best, 1), torch.cat(levels, 1)
+        offsets = outputs.offsets.gather(1, rows[..., None].expand(-1, -1, 4))
+        boxes, large = self._decode(offsets, outputs.anchors[rows], batch)
+        scores = logits.gather(1, rows).sigmoid()
         proposals = []
-        scores = logits.sigmoid()
-        for image, (rows, level) in enumerate(zip(torch.cat(best, 1), torch.cat(levels, 1), strict=True)):
-            enough = large[image, rows]
-            rows, level = rows[enough], level[enough]
-            kept = batched_nms(boxes[image, rows], scores[image, rows], level, self.nms)[:after]
-            proposals.append(boxes[image, rows[kept]])
+        for box, enough, score, group in zip(boxes, large, scores, groups, strict=True):
+            box = box[enough]
+            kept = batched_nms(box, score[enough], group[enough], self.nms)[:after]
+            proposals.append(box[kept])
         return proposals
+
+    def _decode(self, offsets: Tensor, anchors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Boxes `[B, R, 4]` from offsets and anchors, cut to the images, and whether they are large enough `[B, R]`."""
+        boxes = self.coder.decode(offsets.float(), anchors)
+        border = boxes.new_tensor([frame.inner[::-1] * 2 for frame in batch.frames])[:, None]
+        boxes = torch.minimum(boxes.clamp(min=0), border)
+        least = self.min_side * boxes.new_tensor([frame.scale for frame in batch.frames])[:, None]
+        return boxes, (boxes[..., 2:] - boxes[..., :2] >= least).all(-1)
 
     def losses(self, outputs: RPNOutputs, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
         """Cross entropy and smooth L1 over sampled anchors, both divided by their number (3.1.2)."""
