@@ -390,9 +390,10 @@ def evaluate(
                 share=share,
                 quiet=quiet,
             )
-        if share.count > 1 and share.rank == 0:
+        if share.rank == 0 and (share.count > 1 or not quiet):
             pace = len(dataset) / (time.monotonic() - start)
-            print(f"{len(dataset)} images, {pace:.1f} a second, by {share.count} processes", file=sys.stderr)
+            by = f", by {share.count} processes" if share.count > 1 else ""
+            print(f"{len(dataset)} images, {pace:.1f} a second{by}", file=sys.stderr)
         proposes = hasattr(subject.model, "proposals")
         regions = propose(subject.model, dataset, device=place, share=share, quiet=quiet) if proposes else None
     if share.rank:
