@@ -385,7 +385,7 @@ def _look(
     quiet: bool,
 ) -> tuple[list[dict[str, Any]], dict[int | str, NDArray[np.float64]] | None]:
     """Detections, and of a detector that looks at regions these too; of a `share`'s first process alone."""
-    start = time.monotonic()
+    start, known = time.monotonic(), 0 if pieces is None else pieces.images
     with remembering(subject.model, dataset, quiet=quiet):
         if soft_nms is not None:
             with suppressing(soft_nms) as asked:
@@ -404,9 +404,10 @@ def _look(
                 pieces=pieces,
                 quiet=quiet,
             )
-        if share.count > 1 and share.rank == 0:
+        if share.rank == 0 and not (quiet or known):
             pace = len(dataset) / (time.monotonic() - start)
-            print(f"{len(dataset)} images, {pace:.1f} a second, by {share.count} processes", file=sys.stderr)
+            by = f", by {share.count} processes" if share.count > 1 else ""
+            print(f"{len(dataset)} images, {pace:.1f} a second{by}", file=sys.stderr)
         proposes = hasattr(subject.model, "proposals")
         return rows, propose(subject.model, dataset, device=device, share=share, quiet=quiet) if proposes else None
 

@@ -17,10 +17,9 @@ files without names: whatever ends the process, nothing is left.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,28 +29,15 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics import scores_of
 from benchmarks.metrics.coco import Curves, Tally, curves_of, objects_to_find
-from benchmarks.metrics.data import (
-    GroundTruth,
-    Note,
-    Oddities,
-    Results,
-    ScoreError,
-    detections_of_text,
-    empty_ground_truth,
-    objects_of,
-    parse,
-)
+from benchmarks.metrics.data import GroundTruth, Note, Oddities, Results, ScoreError
 from benchmarks.metrics.matching import CAP, Matches, match
-from benchmarks.metrics.pieces import Piece, list_of_file, lists_of_object, pieces
+from benchmarks.metrics.pieces import lists_of_object
+from benchmarks.metrics.rows import FOUND, OBJECT, Tell, found_rows, object_rows, read_frame, size_of
 from benchmarks.metrics.spill import Rows, Spill
 from benchmarks.metrics.voc import VocTally, voc_objects
 
 __all__ = ["Limits", "stream_score"]
 
-_OBJECT = np.dtype(
-    [("image", "i4"), ("category", "i4"), ("box", "f8", 4), ("area", "f8"), ("crowd", "?"), ("difficult", "?")]
-)
-_FOUND = np.dtype([("image", "i4"), ("category", "i4"), ("box", "f8", 4), ("score", "f8")])
 _JUDGED = np.dtype([("score", "f8"), ("matched", "u4", 4), ("ignored", "u4", 4), ("rank", "u1"), ("voc", "u1")])
 
 _ROW = 320
@@ -64,8 +50,6 @@ _READING = 8
 """Bytes that a byte of a window takes while it is read."""
 
 _LEAST, _HEAD = 64 << 20, 1 << 16
-
-Tell = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -122,18 +106,18 @@ def stream_score(
     for key in ("images", "categories", "annotations"):
         if key not in lists:
             raise ScoreError(f"{gt}: has no list {key!r}; COCO's instances JSON holds images, annotations, categories")
-    frame = _frame(gt, lists, limits.window)
-    rows = sum(_size(path) for path in detections) // _SHORTEST_ROW
+    frame = read_frame(gt, lists, limits.window)
+    rows = sum(size_of(path) for path in detections) // _SHORTEST_ROW
     edges = _edges(0, len(frame.image_ids), rows // limits.rows)
     with ExitStack() as stack:
         looked = Oddities.of_annotations(), Oddities.of_detections()
-        objects = stack.enter_context(Spill(_OBJECT, len(edges) - 1, folder))
-        for part in _object_rows(frame, gt, lists["annotations"], looked[0], limits.window // 8, tell):
+        objects = stack.enter_context(Spill(OBJECT, len(edges) - 1, folder))
+        for part in object_rows(frame, gt, lists["annotations"], looked[0], limits.window // 8, tell):
             objects.scatter(_part(edges, part), part)
-        match(frame, _results(frame, np.zeros(0, dtype=_FOUND)))  # the program's machine code counts too
+        match(frame, _results(frame, np.zeros(0, dtype=FOUND)))  # the program's machine code counts too
         limits = asked or Limits.within(memory)
-        found = stack.enter_context(Spill(_FOUND, len(edges) - 1, folder))
-        for part in _found_rows(frame, detections, looked[1], limits.window, tell):
+        found = stack.enter_context(Spill(FOUND, len(edges) - 1, folder))
+        for part in found_rows(frame, detections, looked[1], limits.window, tell):
             found.scatter(_part(edges, part), part)
         frame = replace(frame)  # without the places by id
         classes = len(frame.category_ids)
@@ -178,96 +162,6 @@ class _Counts:
         self.objects += np.bincount(truth.category[~truth.crowd], minlength=matches.classes)
 
 
-def _frame(gt: Path, lists: dict[str, tuple[int, int]], window: int) -> GroundTruth:
-    """Images and categories."""
-    name = str(gt)
-    found = [empty_ground_truth(name, [], _entries(name, piece)) for piece in _whole(gt, lists["categories"])]
-    ids: list[int | str] = []
-    sizes = [np.zeros((0, 2))]
-    for piece in pieces(gt, *lists["images"], window // 8):
-        part = empty_ground_truth(name, _entries(name, piece), [], piece.first)
-        if ids and part.image_ids and type(ids[0]) is not type(part.image_ids[0]):
-            raise ScoreError(f"{gt}: images: some ids are integers and some are strings; use one type")
-        ids += part.image_ids
-        sizes.append(part.image_sizes)
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    ascending = tuple(ids[i] for i in order)
-    for one, next_ in pairwise(ascending):
-        if one == next_:
-            raise _repeated(gt, "images", one)
-    return replace(found[0], image_ids=ascending, image_sizes=np.concatenate(sizes)[order])
-
-
-def _whole(path: Path, bounds: tuple[int, int]) -> Iterator[Piece]:
-    return pieces(path, *bounds, bounds[1] - bounds[0])
-
-
-def _entries(name: str, piece: Piece) -> list[Any]:
-    entries: list[Any] = parse(name, piece.text, piece.place)
-    return entries
-
-
-def _object_rows(
-    frame: GroundTruth, gt: Path, bounds: tuple[int, int], looked: Oddities, window: int, tell: Tell
-) -> Iterator[Rows]:
-    """The objects, in the order of the file; afterwards their ids are compared."""
-    numbers: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
-    words: set[int | str] = set()
-    for piece in pieces(gt, *bounds, window):
-        ids: set[int | str] = set()
-        truth = objects_of(frame, _entries(frame.name, piece), ids, looked, piece.first)
-        texts = {id_ for id_ in ids if isinstance(id_, str)}
-        for id_ in sorted(texts & words)[:1]:
-            raise _repeated(gt, "annotations", id_)
-        words |= texts
-        numbers.append(np.array([id_ for id_ in ids if not isinstance(id_, str)], dtype=np.int64))
-        rows = np.empty(len(truth.image), dtype=_OBJECT)
-        rows["image"], rows["category"], rows["box"], rows["area"] = (
-            truth.image,
-            truth.category,
-            truth.boxes,
-            truth.area,
-        )
-        rows["crowd"], rows["difficult"] = truth.crowd, truth.difficult
-        yield rows
-        tell("reading ground truth", piece.end - bounds[0], bounds[1] - bounds[0])
-    ascending = np.concatenate(numbers)
-    ascending.sort()
-    for place in np.flatnonzero(ascending[1:] == ascending[:-1])[:1]:
-        raise _repeated(gt, "annotations", int(ascending[place]))
-
-
-def _repeated(gt: Path, key: str, id_: int | str) -> ScoreError:
-    return ScoreError(f"{gt}: {key}: id {id_!r} is that of two; give each an id of its own")
-
-
-def _found_rows(frame: GroundTruth, files: Sequence[Path], looked: Oddities, window: int, tell: Tell) -> Iterator[Rows]:
-    """The detections, in the order of the files."""
-    before, total = 0, sum(_size(path) for path in files)
-    for path in files:
-        if len(files) > 1:
-            looked.where = f"{path.name}: entry"
-        for piece in pieces(path, *list_of_file(path), window):
-            results = detections_of_text(str(path), piece.text, frame, looked, piece.first, piece.place)
-            rows = np.empty(len(results.scores), dtype=_FOUND)
-            rows["image"], rows["category"], rows["box"], rows["score"] = (
-                results.image,
-                results.category,
-                results.boxes,
-                results.scores,
-            )
-            yield rows
-            tell("reading detections", before + piece.end, total)
-        before += _size(path)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError as error:
-        raise ScoreError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-
-
 def _edges(low: int, high: int, parts: int) -> NDArray[np.int64]:
     """Ends of about so many ranges of images."""
     return np.unique(np.linspace(low, max(high, low + 1), min(max(parts, 1), 4_096) + 1).astype(np.int64))
@@ -286,7 +180,7 @@ def _ranges(
         count = objects.counts[part] + found.counts[part]
         if count > most and high - low > 1:
             finer = _edges(low, high, 1 + 2 * count // most)
-            with Spill(_OBJECT, len(finer) - 1, folder) as fewer, Spill(_FOUND, len(finer) - 1, folder) as less:
+            with Spill(OBJECT, len(finer) - 1, folder) as fewer, Spill(FOUND, len(finer) - 1, folder) as less:
                 for source, target in ((objects, fewer), (found, less)):
                     for rows in source.pieces(part, most):
                         target.scatter(_part(finer, rows), rows)
