@@ -47,7 +47,7 @@ from benchmarks.proposals import remembering
 from benchmarks.protocol import identities
 from benchmarks.provenance import code, commit, sha256, versions
 from benchmarks.results import DatasetId, Record, Weights, to_json, write_atomically
-from benchmarks.stopping import alone_in
+from benchmarks.stopping import Interrupts, alone_in
 from ops.nms import Suppression, suppressing
 from ops.structures import Detections, Target
 from zoo import CATALOG, build, checkpoints
@@ -258,19 +258,21 @@ def detect(
     steps: Iterable[int] = range(done, len(positions), batch)
     if not quiet and share.rank == 0:
         steps = track(list(steps), description=f"detecting on {dataset.name} {dataset.split}", console=console)
-    for start in steps:
-        indices = positions[start : start + batch]
-        items = [dataset[index] for index in indices]
-        images = [image.to(device) for image, _ in items]
-        with torch.inference_mode():
-            if told is None:
-                answers = model(images)
-            else:
-                answers = told(images, [_relabelled(target, dataset, categories).to(device) for _, target in items])
-        for index, answer in zip(indices, answers, strict=True):
-            rows[index] = coco_rows(answer, dataset.image_ids[index], categories)
-        if pieces is not None:
-            pieces.add(start + len(indices), [row for index in indices for row in rows[index]])
+    with Interrupts() as stop:
+        for start in steps:
+            indices = positions[start : start + batch]
+            items = [dataset[index] for index in indices]
+            images = [image.to(device) for image, _ in items]
+            with torch.inference_mode():
+                if told is None:
+                    answers = model(images)
+                else:
+                    answers = told(images, [_relabelled(target, dataset, categories).to(device) for _, target in items])
+            for index, answer in zip(indices, answers, strict=True):
+                rows[index] = coco_rows(answer, dataset.image_ids[index], categories)
+            if pieces is not None:
+                pieces.add(start + len(indices), [row for index in indices for row in rows[index]])
+            stop.raise_if_asked()
     return [row for found in share.gather(rows, count).values() for row in found]
 
 
@@ -371,6 +373,16 @@ def _identity(
     }
 
 
+def _refuse_own_way(
+    subject: Subject, dataset: Dataset, categories: tuple[int | None, ...], soft_nms: Suppression, device: str
+) -> None:
+    """See on one image that a detector suppresses where `soft_nms` can take its place."""
+    with remembering(subject.model, dataset, limit=1, quiet=True), suppressing(soft_nms) as asked:
+        detect(subject.model, dataset, categories=categories, device=device, limit=1, quiet=True)
+    if not asked.used:
+        raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
+
+
 def _look(
     subject: Subject,
     dataset: Dataset,
@@ -387,11 +399,6 @@ def _look(
     """Detections, and of a detector that looks at regions these too; of a `share`'s first process alone."""
     start, known = time.monotonic(), 0 if pieces is None else pieces.images
     with remembering(subject.model, dataset, quiet=quiet):
-        if soft_nms is not None:
-            with suppressing(soft_nms) as asked:
-                detect(subject.model, dataset, categories=categories, device=device, limit=1, quiet=True)
-            if not asked.used:
-                raise EvaluationError(f"{subject.name} suppresses duplicates in a way of its own: no soft NMS fits it")
         with suppressing(soft_nms):
             rows = detect(
                 subject.model,
@@ -404,7 +411,7 @@ def _look(
                 pieces=pieces,
                 quiet=quiet,
             )
-        if share.rank == 0 and not (quiet or known):
+        if share.rank == 0 and not known and (share.count > 1 or not quiet):
             pace = len(dataset) / (time.monotonic() - start)
             by = f", by {share.count} processes" if share.count > 1 else ""
             print(f"{len(dataset)} images, {pace:.1f} a second{by}", file=sys.stderr)
@@ -463,6 +470,7 @@ def evaluate(
         BusyError: Another process evaluates into `out`.
     """
     mode, network = mode or Mode(), subject.model
+    mode.check(device)
     looks: dict[str, Any] = {"mode": mode.describe()} if mode.name else {}
     told = None
     chosen = None if multi_scale is None else protocol_named(multi_scale)
@@ -474,9 +482,10 @@ def evaluate(
         subject = replace(subject, model=chosen.over(subject.model).eval())
     if chosen is not None:
         looks["multi_scale"] = json.loads(json.dumps(chosen.describe()))
+    categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
     if soft_nms is not None:
         looks["suppression"] = soft_nms.describe()
-    categories = category_of_label(dataset, subject.model.num_classes, subject.class_names)
+        _refuse_own_way(subject, dataset, categories, soft_nms, device)
     weights = Weights(file=subject.weights.name, sha256=sha256(subject.weights))
     place, share = str(join_processes(device, "gloo")), Share.joined()
     with ExitStack() as held:

@@ -122,7 +122,7 @@ def _detect_once(job: Mapping[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     torch.set_num_threads(int(job["threads"]))
-    image, device = torch.from_numpy(np.load(job["image"])), torch.device(job["device"])
+    image, device = torch.from_numpy(np.load(job["image"], allow_pickle=False)), torch.device(job["device"])
     laps.again()
     model = build(job["name"], job["classes"], **checkpoints.as_arguments(job["overrides"])).eval()
     laps.lap("build")

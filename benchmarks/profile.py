@@ -87,7 +87,11 @@ def profile_record(
         ),
     }
     found: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
-    with running(model, Mode(), device), fixed_threads(threads) as fixed:
+    with (
+        hardware.watch(device, threads=threads, **mode.facts()) as seen,
+        running(model, Mode(), device),
+        fixed_threads(threads) as fixed,
+    ):
         for part in track(parts, "profiling", console=Console(stderr=True), disable=quiet):
             try:
                 found[part] = parts[part]()
@@ -109,7 +113,7 @@ def profile_record(
             "processes": runs,
             **({"mode": mode.describe()} if mode.name else {}),
         },
-        hardware=hardware.stamp(device, threads, precision=mode.precision),
+        hardware=hardware.stamp_watched(seen),
         commit=commit(),
         versions=versions(),
         metrics={**found, **subject.origin},

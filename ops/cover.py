@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ops.nms import announce
+
 __all__ = ["suppress_covered"]
 
 
@@ -26,6 +28,7 @@ def suppress_covered(
     Returns:
         Indices `[K]` of the boxes that stay, the surest first.
     """
+    announce(boxes, scores, None)
     order = scores.argsort(descending=True, stable=True)
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept: list[Tensor] = []

@@ -21,6 +21,7 @@ from ops.structures import Detections
 
 __all__ = [
     "Suppression",
+    "announce",
     "classwise_nms",
     "classwise_soft_nms",
     "soft_nms",
@@ -46,7 +47,8 @@ def watching(watcher: Watcher) -> Iterator[None]:
         _watcher.reset(token)
 
 
-def _tell(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> None:
+def announce(boxes: Tensor, scores: Tensor, labels: Tensor | None) -> None:
+    """Tell whoever is `watching` what is about to be suppressed."""
     watcher = _watcher.get()
     if watcher is not None:
         watcher(boxes, scores, labels)
@@ -125,7 +127,7 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, *, iou: float, limit
     """
     asked = _asked.get()
     if asked is None or asked.instead is None:
-        _tell(boxes, scores, labels)
+        announce(boxes, scores, labels)
         kept = batched_nms(boxes.float(), scores.float(), labels, iou)[:limit]
         return kept, scores[kept]
     asked.used = True
@@ -234,7 +236,7 @@ def _rounds(
     """
     if method not in ("linear", "gaussian", "hard"):
         raise ValueError(f"method must be 'linear', 'gaussian' or 'hard', got {method!r}")
-    _tell(boxes, scores, labels)
+    announce(boxes, scores, labels)
     # One box after the other: on a GPU the waits would cost more than the sums.
     left, top, right, bottom = boxes.detach().cpu().double().unbind(-1)
     right, bottom = right + extent, bottom + extent

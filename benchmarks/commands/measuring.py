@@ -204,10 +204,12 @@ def latency(
     """Time each stage on real images until the median is known, and write Records with the raw samples."""
     with sentences():
         from benchmarks import timing
+        from benchmarks.modes import parse_mode
 
         if len(detectors) > 1 and (weights is not None or settings):
             raise ValueError("--weights and --set belong to one detector; name it alone")
         under = timing.conditions(hardware, device, threads, None if noise is None else noise / 100)
+        parse_mode(mode).check(under.device)
         jobs = [
             timing.Job(name, under, dataset, split, data_root, weights, settings_of(settings), images, mode)
             for name in detectors

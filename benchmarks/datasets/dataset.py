@@ -56,7 +56,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
             pixels = np.array(file if file.mode == "RGB" else file.convert("RGB"))
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: the image is missing; unpack the archive again") from error
-    except DatasetError:
+    except (DatasetError, MemoryError):
         raise
     # A damaged file can fail in any way: Pillow's decoders raise whatever they stumble upon.
     except Exception as error:

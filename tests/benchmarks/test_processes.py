@@ -52,7 +52,7 @@ def assert_like_one(out: Path, alone: Path, count: int) -> None:
     half = torch.load(alone / "half/state.pt", weights_only=True)["model"]
     assert not torch.allclose(half["head.weight"], whole["head.weight"], atol=1e-3), "the second half matters"
 
-    files = {path.name for path in (out / "evaluated").iterdir()}
+    files = {path.name for path in (out / "evaluated").iterdir() if not path.name.startswith(".")}
     assert {"detections.json", "metrics.json"} < files
     assert len(files) == 3
     for name in ("detections.json", "metrics.json"):

@@ -140,7 +140,9 @@ def test_the_suite_writes_what_pytest_benchmark_compares(tmp_path: Path) -> None
     arguments = ["--benchmark", "--detectors", "yolov1", "--threads", "1", "--records", tmp_path / "records"]
     arguments += ["-p", "no:cacheprovider", f"--basetemp={tmp_path / 'temporary'}", "-k", "latency", "-q"]
     command = [sys.executable, "-m", "pytest", "benchmarks/test_latency.py", *arguments, f"--benchmark-json={file}"]
-    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
+    # Under xdist pytest-benchmark turns itself off, and knows it by the environment.
+    plain = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True, env=plain)
     (path,) = (tmp_path / "records").glob("latency.*.json")
     kept = Record.read(path)
     (found,) = json.loads(file.read_text())["benchmarks"]
