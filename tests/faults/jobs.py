@@ -147,6 +147,8 @@ def child(job: str, place: Path, fault: Fault, output: Connection) -> None:
     os.dup2(output.fileno(), 1)
     os.dup2(output.fileno(), 2)
     shrink()
+    # A shell that starts tests in the background has them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     watch = _Watch(place, fault)
     sys.addaudithook(watch)
     if fault.kind == "limit":
