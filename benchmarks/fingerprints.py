@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.provenance import versions
 from benchmarks.results import write_atomically
-from benchmarks.stages import leaves
+from benchmarks.stages import leaves, replaced
 from ops.nms import watching
 from zoo.detector import Detector
 
@@ -204,21 +204,15 @@ def _proposals(model: Detector, keep: Callable[[str, Any], None]) -> Iterator[No
     if name is None:
         yield
         return
-    own, inner = model.__dict__.get(name), getattr(model, name)
+    inner = getattr(model, name)
 
     def told(*arguments: Any, **settings: Any) -> Any:
         answer = inner(*arguments, **settings)
         keep("proposals", answer)
         return answer
 
-    model.__dict__[name] = told
-    try:
+    with replaced(model, name, told):
         yield
-    finally:
-        if own is None:
-            del model.__dict__[name]
-        else:
-            model.__dict__[name] = own
 
 
 def _without(outputs: Any) -> Any:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.hardware import CompileMode, Precision, RunFacts
+from benchmarks.stages import replaced
 from ops.images import Batch, Frame
 from ops.structures import Target
 from zoo.detector import Detector
@@ -151,24 +152,11 @@ def running(model: Detector, mode: Mode, device: torch.device | str = "cpu") -> 
             stack.enter_context(torch.autocast(place.type, dtype=dtype, enabled=False))
             network = _with_autocast(network, place.type, dtype)
             if callable(propose := getattr(model, "proposals", None)):
-                stack.enter_context(_replaced(model, "proposals", _with_autocast(propose, place.type, dtype)))
+                stack.enter_context(replaced(model, "proposals", _with_autocast(propose, place.type, dtype)))
         if mode.graphs:
             network = _Replayed(network, type(model).__name__)
-        stack.enter_context(_replaced(model, "network", _for_detection(network, plain)))
+        stack.enter_context(replaced(model, "network", _for_detection(network, plain)))
         yield model
-
-
-@contextmanager
-def _replaced(model: nn.Module, method: str, by: Callable[..., Any]) -> Iterator[None]:
-    before = model.__dict__.get(method)
-    model.__dict__[method] = by
-    try:
-        yield
-    finally:
-        if before is None:
-            del model.__dict__[method]
-        else:
-            model.__dict__[method] = before
 
 
 def _for_detection(network: Network, plain: Network) -> Network:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-__all__ = ["MOST", "Call", "leaves", "stages", "watched"]
+__all__ = ["MOST", "Call", "leaves", "replaced", "stages", "watched"]
 
 MOST = 25
 """Most rows of a table of stages: what a page holds at a glance."""
@@ -66,6 +66,20 @@ def watched(model: nn.Module, macs: Callable[[], int]) -> Iterator[dict[str, Cal
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def replaced(model: nn.Module, method: str, by: Callable[..., Any]) -> Iterator[None]:
+    """Meanwhile, `by` is what `model.method` calls; of this model alone."""
+    before = model.__dict__.get(method)
+    model.__dict__[method] = by
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.__dict__[method]
+        else:
+            model.__dict__[method] = before
 
 
 def leaves(value: Any) -> Iterator[Any]:
