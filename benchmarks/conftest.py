@@ -108,6 +108,23 @@ def images(request: pytest.FixtureRequest, data_root: Path | None):
     return keep_decoded(open_dataset(benchmark.name, benchmark.split, data_root))
 
 
+@pytest.fixture(scope="module")
+def judge(request: pytest.FixtureRequest, data_root: Path | None, device: str, measuring: bool):
+    """A function that says what was found with a checkpoint, on the images that it is given.
+
+    Where nothing is demanded of device and threads, checkpoints are judged ahead, as many at a time as there are cores;
+    else one by one in this process, so that their detections have the bits of those that are timed.
+    """
+    from benchmarks.judged import judge_checkpoint, judging
+
+    if not measuring or CONDITIONS in request.config.stash:
+        yield lambda row, images: judge_checkpoint(row, images, device)
+        return
+    here = [item for item in request.session.items if item.path == request.node.path]
+    with judging([item.callspec.params["shipped_checkpoint"] for item in here], data_root) as found:
+        yield lambda row, images: found(row[0])
+
+
 @pytest.fixture
 def table_row(request: pytest.FixtureRequest):
     """A function that adds figures to a detector's row of the closing table."""

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from benchmarks.cores import usable_cores
 from benchmarks.datasets import Dataset, cache_folder
 from benchmarks.results import write_atomically
 from ops.structures import Target
@@ -238,8 +239,7 @@ def _propose(key: str, pixels: np.ndarray[Any, Any]) -> None:
 
 
 def _cores() -> int:
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, own // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from benchmarks.isolated import in_fresh_process
 from benchmarks.recording import latency_record
 from benchmarks.timing import Job, nonconformity
 
-SECONDS = 5.0
+SECONDS = 3.0
 """For the warm-up, and for the samples beyond those that the percentiles need: slow detectors have fewer of both."""
 
 

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.examples import DETECTIONS_PER_IMAGE, write_example
 from benchmarks.speed import PROGRAMS, Run, run_program
 
-IMAGES = 5000
+IMAGES = 2000
 
 
 def run(side: str, gt: Path, detections: Path, out: Path) -> Run:

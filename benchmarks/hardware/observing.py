@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import psutil
 
+from benchmarks.cores import usable_cores
 from benchmarks.hardware.nvml import Nvml
 from benchmarks.hardware.profiles import CompileMode, HardwareProfile, MemoryFormat, Precision, version_of
 from benchmarks.hardware.sampling import governor
@@ -95,7 +96,7 @@ def observe(device: torch.device | str, *, threads: int | None = None, **run: Un
         device="cpu",
         device_name=_processor(),
         architecture=platform.machine().replace("AMD64", "x86_64"),
-        cores=_cores(),
+        cores=usable_cores(),
         memory_gib=psutil.virtual_memory().total / 2**30,
         threads=threads,
         governor=governor(),
@@ -183,16 +184,6 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """Cores that this process may use: those it is bound to, or fewer where a control group's quota is less."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
 
 
 def _observe_cuda(seen: Observed, index: int) -> Observed:

@@ -14,7 +14,6 @@ Source of the method: Efron, "Bootstrap methods: another look at the jackknife",
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cores import usable_cores
 from benchmarks.metrics.coco import COCO, RECALLS
 from benchmarks.metrics.fd import FD
 from benchmarks.metrics.matching import AREAS, CAP, NEITHER, RIGHT, THRESHOLDS, Matches
@@ -85,8 +85,7 @@ def resample(
         rows = draw_weights(matches.images, seed, start, stop) if weights is None else weights[start:stop]
         return plan.score(rows)
 
-    threads = max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         parts = list(pool.map(some, _chunks(total, LANES)))
     if not parts:
         return Resampled(np.empty((0, len(TOTALS))), np.empty((0, matches.classes, len(PER_CLASS))))
