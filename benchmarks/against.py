@@ -7,9 +7,8 @@ medians, with an interval from resampling the images; who is faster is told by t
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +27,12 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
-from benchmarks.evaluate import dataset_id
+from benchmarks.jsons import as_json
 from benchmarks.latency import ForeignLoad, fixed_threads, interleaved, summarise
 from benchmarks.metrics.intervals import ratio_of_medians
 from benchmarks.metrics.quantiles import compare_times
-from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import Record, Weights
+from benchmarks.provenance import commit, dataset_id, versions, weights_id
+from benchmarks.results import Record
 from ops.structures import Detections
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
@@ -297,34 +296,24 @@ def compare(
     if min(count, rounds) < 1:
         raise ValueError(f"need at least one image and one round, got {count} and {rounds}")
     pictures = [images[i][0] if isinstance(images, Dataset) else images[i] for i in range(count)]
-    ours, theirs = pair.ours.to(device), pair.theirs.to(device)
-    calls: dict[str, Callable[[Tensor], list[Any]]] = {
-        "ours": partial(_ours, ours, device),
-        "theirs": partial(_theirs, theirs, device),
-    }
-    samples: dict[str, list[float]] = {"ours": [], "theirs": []}
+    ours = partial(_ours, pair.ours.to(device), device)
+    theirs = partial(_theirs, pair.theirs.to(device), device)
     with torch.inference_mode(), fixed_threads(threads) as fixed, hardware.watch(device, threads=fixed) as seen:
-        answers = [(calls["ours"](image)[0], calls["theirs"](image)[0]) for image in pictures]
+        answers = [(ours(image)[0], theirs(image)[0]) for image in pictures]
         found = agreement([a for a, _ in answers], [b for _, b in answers])
         # A box at a threshold may go either way by rounding; more than that is another detector.
         if found.alone > 0.01 * max(100, found.detections):
             raise ValueError(f"{pair.name}: ours and torchvision's differ in {found.alone} of {found.detections} boxes")
         load = ForeignLoad()
-        for turn, order in enumerate(interleaved(("ours", "theirs"), count, rounds)):
-            image = pictures[turn % count]
-            for who in order:
-                start = time.perf_counter()
-                calls[who](image)
-                samples[who].append(time.perf_counter() - start)
+        samples = _by_turns({"ours": ours, "theirs": theirs}, pictures, rounds)
         foreign = load.cores()
-    origin = CATALOG[pair.name].origin
     return Record(
         kind="comparison",
         detector=pair.name,
         scale="paper",
-        overrides=json.loads(json.dumps(pair.overrides)),
+        overrides=as_json(pair.overrides),
         num_classes=CLASSES,
-        weights=None if pair.weights is None else Weights(file=pair.weights.name, sha256=sha256(pair.weights)),
+        weights=None if pair.weights is None else weights_id(pair.weights),
         dataset=dataset_id(images) if isinstance(images, Dataset) else None,
         protocol={
             "against": f"torchvision {torchvision.__version__} {OPPONENTS[pair.name].title}",
@@ -347,11 +336,25 @@ def compare(
             "pairs": compare_times(samples["ours"], samples["theirs"]),
             "agreement": asdict(found),
             "foreign_load": foreign,
-            **origin,
+            **CATALOG[pair.name].origin,
         },
         samples=samples,
         note=note,
     )
+
+
+def _by_turns(
+    calls: Mapping[str, Callable[[Tensor], Any]], pictures: Sequence[Tensor], rounds: int
+) -> dict[str, list[float]]:
+    """Seconds of each call of either side."""
+    samples: dict[str, list[float]] = {who: [] for who in calls}
+    for turn, order in enumerate(interleaved(tuple(calls), len(pictures), rounds)):
+        image = pictures[turn % len(pictures)]
+        for who in order:
+            start = time.perf_counter()
+            calls[who](image)
+            samples[who].append(time.perf_counter() - start)
+    return samples
 
 
 def _ours(model: Detector, device: str, image: Tensor) -> list[Detections]:

@@ -19,10 +19,9 @@ from benchmarks import hardware
 from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.datasets.intact import without_corrupt
 from benchmarks.descent import STATE, fit_by_gradient, seed_of_start
-from benchmarks.evaluate import dataset_id
 from benchmarks.processes import join_processes
 from benchmarks.proposals import proposer_of, with_proposals
-from benchmarks.provenance import commit, sha256, versions
+from benchmarks.provenance import commit, dataset_id, sha256, versions
 from benchmarks.results import Record, Weights
 from benchmarks.states import TrainingError, TrainingState
 from benchmarks.stopping import alone_in

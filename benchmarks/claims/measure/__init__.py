@@ -5,22 +5,21 @@ What is there already stays, so that the command goes on where it was stopped, a
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.claims.ledger import LedgerError, read_claims
 from benchmarks.claims.measure import boxes, convolutions, counts, evaluators, keypoints, networks, operators, published
 from benchmarks.datasets import Dataset, DatasetError, open_dataset
-from benchmarks.evaluate import Subject, dataset_id, load_subject
-from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import COMMITTED, DatasetId, Record, Weights
+from benchmarks.evaluate import Subject, load_subject
+from benchmarks.provenance import commit, dataset_id, versions
+from benchmarks.results import COMMITTED, DatasetId, Record
 from zoo import checkpoints
 
 __all__ = ["BOXES", "EXACT", "SWEEPS", "measure"]
@@ -190,8 +189,8 @@ def _checkpoints(detectors: Sequence[str], extra: Sequence[Path]) -> list[Path]:
     return own + [path for path in extra if checkpoints.load(path)[1].detector in detectors]
 
 
-def _base(claim: str, scale: Literal["small", "paper"] = "paper") -> dict[str, Any]:
-    return {"kind": "claim", "scale": scale, "protocol": {"claim": claim}, "commit": commit(), "versions": versions()}
+def _base(claim: str) -> dict[str, Any]:
+    return {"kind": "claim", "scale": "paper", "protocol": {"claim": claim}, "commit": commit(), "versions": versions()}
 
 
 def _record(claim: str, run: Callable[[], dict[str, Any]]) -> Record:
@@ -213,12 +212,10 @@ def _counted(claim: str, count: Callable[[boxes.Boxes], dict[str, Any]], source:
 
 def _about(claim: str, subject: Subject) -> dict[str, Any]:
     return {
-        **_base(claim, "small"),
-        "detector": subject.name,
-        "num_classes": subject.model.num_classes,
+        **_base(claim),
+        **subject.as_recorded(),
+        "scale": "small",
         "seed": subject.seed,
-        "weights": Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
-        "overrides": json.loads(json.dumps(subject.overrides, default=str)),
     }
 
 

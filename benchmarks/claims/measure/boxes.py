@@ -21,7 +21,7 @@ from torchvision.ops import box_iou, nms
 
 from benchmarks.datasets import DatasetError, cache_folder, open_dataset
 from benchmarks.datasets.voc import CLASS_NAMES, ground_truth
-from benchmarks.evaluate import dataset_id
+from benchmarks.provenance import dataset_id
 from benchmarks.results import DatasetId
 from ops.anchors import centred_shapes, grid_anchors, pyramid_shapes
 from ops.coders import CenterSizeCoder
