@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from benchmarks.metrics import ScoreError
-from benchmarks.metrics.data import read_json
+from benchmarks.metrics.entries import read_json
 from benchmarks.protocol import identities
 from benchmarks.provenance import commit, sha256, versions
 from benchmarks.results import DatasetId, Record, write_atomically

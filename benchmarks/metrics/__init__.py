@@ -26,8 +26,10 @@ from benchmarks.metrics.coco import (
     mean_or_none,
     precision_curves,
 )
-from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError, load_detections, load_ground_truth
+from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError
+from benchmarks.metrics.detections import load_detections
 from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
+from benchmarks.metrics.ground_truth import load_ground_truth
 from benchmarks.metrics.intervals import intervals_of
 from benchmarks.metrics.masks import MASKS, encode_masks, mask_ap, read_masks
 from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, Matches, match

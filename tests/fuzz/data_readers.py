@@ -20,7 +20,7 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.download import unpack
 from benchmarks.datasets.voc import ground_truth
 from benchmarks.hardware import ProfileError, load_profiles
-from benchmarks.metrics.data import ScoreError, load_detections, load_ground_truth
+from benchmarks.metrics import ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.masks import read_masks
 from benchmarks.papers import TableError, read_table
 from benchmarks.references import StoredReferenceError
@@ -216,13 +216,13 @@ def _reference_seeds(_: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted((ROOT / "zoo" / "weights").glob("*.npz"))[:1]]
 
 
-_FORMATS = "zoo/formats/"
-_SCORES = ("benchmarks/metrics/data.py", "benchmarks/metrics/scan.py", "benchmarks/metrics/masks.py")
+_METRICS = "benchmarks/metrics/"
+_SCORES = tuple(
+    f"{_METRICS}{name}.py" for name in ("entries", "ground_truth", "detections", "comp_files", "scan", "masks")
+)
 _SETS = ("benchmarks/datasets/dataset.py",)
 _VOC = "VOCdevkit/VOC2007/Annotations/000001.xml"
 _COMP = b"b 0.9 1 1 20.5 20\na 0.25 3 4 5 6\n"
-_MATS = (f"{_FORMATS}mat.py", f"{_FORMATS}acf_mat.py", f"{_FORMATS}dpm_mat.py")
-_TORCH = (f"{_FORMATS}state_dict.py", f"{_FORMATS}cornernet.py", "torch/_weights_only_unpickler.py")
 _TOMLS = ("benchmarks/tomls.py",)
 _PAPERS = ROOT / "benchmarks" / "papers"
 
@@ -243,7 +243,7 @@ DATA_READERS = (
     Reader("claims", "a.toml", _some_rows("benchmarks/claims/claims.toml", "[[claims]]"), read_claims,
            LedgerError, ("claims/ledger.py", *_TOMLS), True),
     Reader("hardware", "h200.toml", _file_of(ROOT / "benchmarks" / "hardware", "h200.toml"),
-           lambda path: load_profiles(path.parent), ProfileError, ("hardware/__init__.py", *_TOMLS), True),
+           lambda path: load_profiles(path.parent), ProfileError, ("hardware/profiles.py", *_TOMLS), True),
     Reader("record", "a.json", _file_of(COMMITTED, "*/*.json"), _read_record, RecordError, ("results/__init__.py",),
            True),
     Reader("jpeg", "a.jpg", _image("JPEG"), _read_image, DatasetError, _SETS),
