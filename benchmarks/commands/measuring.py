@@ -9,17 +9,24 @@ from typing import Annotated
 import typer
 
 from benchmarks.commands.common import (
+    ClassCount,
     DataRoot,
     DatasetName,
     Device,
     Evaluated,
     ModeName,
+    Note,
     Out,
+    Rounds,
     Settings,
     SkipCorrupt,
     Split,
+    ThreadCount,
     Threads,
+    TimedImages,
+    TrainedOn,
     WeightsFile,
+    WeightsSeed,
     sentences,
     settings_of,
     subject_of,
@@ -70,7 +77,7 @@ def evaluate(
     ] = False,
     skip_corrupt: SkipCorrupt = False,
     mode: ModeName = "",
-    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+    note: Note = "",
 ) -> None:
     """Detect on a split, write detections.json, metrics.json and a Record, and print the metrics."""
     with sentences():
@@ -115,12 +122,12 @@ def predict(
     detector: Evaluated,
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     out: Out,
-    dataset: Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")] = "shapes",
+    dataset: TrainedOn = "shapes",
     split: Split = None,
     data_root: DataRoot = None,
     weights: WeightsFile = None,
     settings: Settings = None,
-    classes: Annotated[int, typer.Option(help="Classes of weights that do not say.")] = 80,
+    classes: ClassCount = 80,
     class_names: Annotated[
         Path | None, typer.Option("--names", help="Text file that names a class a line, instead of --dataset.")
     ] = None,
@@ -229,10 +236,10 @@ def profile(
     weights: WeightsFile = None,
     settings: Settings = None,
     device: Device = "cpu",
-    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
+    threads: ThreadCount = 2,
     images: Annotated[int, typer.Option(help="Images to measure on.")] = 4,
     batches: Annotated[str, typer.Option(help="Images a call for the throughput, with commas.")] = "1,2,4,8",
-    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 5,
+    rounds: Rounds = 5,
     mode: ModeName = "",
 ) -> None:
     """Measure what one latency does not say: growth, throughput, energy, floor, cold start, memory. Writes a Record."""
@@ -264,12 +271,12 @@ def compare_latency(
         bool, typer.Option("--random", help="Random weights at the paper's size instead of checkpoints.")
     ] = False,
     small: Annotated[bool, typer.Option("--small", help="With --random: the small size.")] = False,
-    images: Annotated[int, typer.Option(help="Images to time.")] = 20,
-    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    images: TimedImages = 20,
+    rounds: Rounds = 1,
+    threads: ThreadCount = 2,
+    seed: WeightsSeed = 0,
     device: Device = "cpu",
-    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+    note: Note = "",
 ) -> None:
     """Time detectors side by side, image by image, by stage; proposals are computed each time. Writes a Record."""
     with sentences():
@@ -300,12 +307,12 @@ def against_torchvision(
     short: Annotated[
         int | None, typer.Option(help="Shorter side of the input, where images are resized by it.")
     ] = None,
-    images: Annotated[int, typer.Option(help="Images to time.")] = 20,
-    rounds: Annotated[int, typer.Option(help="How often each is timed.")] = 1,
-    threads: Annotated[int, typer.Option(help="Threads of torch on the CPU.")] = 2,
-    seed: Annotated[int, typer.Option(help="Of random weights.")] = 0,
+    images: TimedImages = 20,
+    rounds: Rounds = 1,
+    threads: ThreadCount = 2,
+    seed: WeightsSeed = 0,
     device: Device = "cpu",
-    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+    note: Note = "",
 ) -> None:
     """Time ours and torchvision's, same weights and images turn by turn, and write a Record of each pair."""
     with sentences():
