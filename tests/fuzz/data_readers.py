@@ -26,6 +26,8 @@ from benchmarks.papers import TableError, read_table
 from benchmarks.references import StoredReferenceError
 from benchmarks.references import read as read_reference
 from benchmarks.results import COMMITTED, Record, RecordError
+from tests import coco_files
+from tests.coco_files import write_images
 from tests.fuzz.hunt import Reader
 from tests.fuzz.sanity import finite, real_files
 from zoo.checkpoints import CheckpointError, list_weights
@@ -36,21 +38,10 @@ ROOT = Path(__file__).parents[2]
 XML = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>
 <object><name>dog</name><difficult>0</difficult><truncated>1</truncated>
 <bndbox><xmin>3</xmin><ymin>4</ymin><xmax>15.5</xmax><ymax>19</ymax></bndbox></object></annotation>"""
-TRUTH: dict[str, Any] = {
-    "images": [
-        {"id": 42, "file_name": "b.png", "width": 40, "height": 30},
-        {"id": 7, "file_name": "a.png", "width": 20, "height": 10},
-    ],
-    "categories": [{"id": 3, "name": "car"}, {"id": 90, "name": "toothbrush"}],
-    "annotations": [
-        {"id": 11, "image_id": 7, "category_id": 90, "bbox": [1.5, 2, 3.25, 4], "area": 6.5, "iscrowd": 0,
-         "segmentation": [[1.5, 2, 4.75, 2, 4.75, 6, 1.5, 6]]},
-        {"id": 12, "image_id": 7, "category_id": 3, "bbox": [0, 0, 20, 10], "area": 100, "iscrowd": 1,
-         "segmentation": {"size": [10, 20], "counts": [100, 50, 50]}},
-        {"id": 13, "image_id": 42, "category_id": 3, "bbox": [0, 0, 20, 10], "area": 100, "iscrowd": 0,
-         "segmentation": {"size": [30, 40], "counts": "T6`0`0O1"}},
-    ],
-}  # fmt: skip
+_COMPRESSED = {"id": 13, "image_id": 42, "category_id": 3, "bbox": [0, 0, 20, 10], "area": 100, "iscrowd": 0}
+_COMPRESSED |= {"segmentation": {"size": [30, 40], "counts": "T6`0`0O1"}}
+TRUTH: dict[str, Any] = {**coco_files.TRUTH, "annotations": [*coco_files.TRUTH["annotations"], _COMPRESSED]}
+"""With a mask in COCO's compressed RLE besides."""
 
 
 def in_folder(path: Path, *names: str) -> Path:
@@ -86,9 +77,7 @@ def _read_voc(path: Path) -> None:
 
 
 def _coco_seeds(folder: Path) -> list[bytes]:
-    images = in_folder(folder, "annotations", "images/val2017") / "images" / "val2017"
-    for name, size in (("b.png", (40, 30)), ("a.png", (20, 10))):
-        Image.new("RGB", size, (90, 90, 90)).save(images / name)
+    write_images(in_folder(folder, "annotations") / "images" / "val2017")
     return [json.dumps(TRUTH).encode(), json.dumps({**TRUTH, "annotations": []}).encode()]
 
 
