@@ -8,7 +8,7 @@ never remembered.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -94,7 +94,6 @@ def compare_latency(
     threads: int = 2,
     device: str = "cpu",
     note: str = "",
-    progress: Callable[[int, int], None] | None = None,
 ) -> Record:
     """Time all on the first images, image by image.
 
@@ -106,7 +105,6 @@ def compare_latency(
         threads: Of PyTorch and OpenCV.
         device: `cpu` or a CUDA device.
         note: What a reader of the Record must know.
-        progress: Called with turns done and turns in all.
 
     Raises:
         ValueError: There are fewer than two, or two of one name, or no images, or one takes remembered proposals.
@@ -124,7 +122,7 @@ def compare_latency(
             for one in contenders:
                 time_call(one.model, pictures[-1:], place)
             load = ForeignLoad()
-            samples = _by_turns(contenders, pictures, rounds, place, progress)
+            samples = _by_turns(contenders, pictures, rounds, place)
             foreign = load.cores()
     last = contenders[-1]
     return Record(
@@ -171,19 +169,13 @@ def _refuse_unfit(contenders: Sequence[Contender], images: int, rounds: int) -> 
 
 
 def _by_turns(
-    contenders: Sequence[Contender],
-    pictures: Sequence[Tensor],
-    rounds: int,
-    place: torch.device,
-    progress: Callable[[int, int], None] | None,
+    contenders: Sequence[Contender], pictures: Sequence[Tensor], rounds: int, place: torch.device
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each call of each detector, by its name and by stage."""
     calls: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
     for turn, order in enumerate(interleaved(contenders, len(pictures), rounds)):
         for one in order:
             calls[one.name].append(time_call(one.model, [pictures[turn % len(pictures)]], place))
-        if progress is not None:
-            progress(turn + 1, rounds * len(pictures))
     return {name: by_stage(rows) for name, rows in calls.items()}
 
 
