@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["said"]
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["entry_and_reason", "said"]
 
 
 def said(error: Exception) -> str:
@@ -15,3 +20,9 @@ def said(error: Exception) -> str:
         )
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
+
+
+def entry_and_reason(error: ValidationError) -> tuple[str, str]:
+    """Where the first wrong entry of a file stands, and what is wrong with it."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])) or "the file", first["msg"]
