@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.metrics.data import Floats, GroundTruth, Integers, Oddities, ScoreError
-from benchmarks.metrics.entries import show, unknown_image
+from benchmarks.metrics.entries import unknown_image
+from benchmarks.sentences import quoted
 
 __all__ = ["read_comp_files"]
 
@@ -103,7 +104,7 @@ def _numbers(where: str, fields: list[str]) -> list[float]:
         # Python reads 1_000 as a thousand, nobody else does.
         score, xmin, ymin, xmax, ymax = (float(field.replace("_", "?")) for field in fields[1:])
     except ValueError as error:
-        raise ScoreError(f"{where}: {show(' '.join(fields[1:]))} are not five numbers; {_FIELDS}") from error
+        raise ScoreError(f"{where}: {quoted(' '.join(fields[1:]))} are not five numbers; {_FIELDS}") from error
     if not all(map(math.isfinite, (score, xmin, ymin, xmax, ymax))):
         raise ScoreError(f"{where}: a score or a coordinate is NaN or infinite; leave such detections out")
     x, y = xmin - 1, ymin - 1

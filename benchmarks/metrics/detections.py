@@ -20,12 +20,12 @@ from benchmarks.metrics.entries import (
     kind_of,
     number_of,
     parse,
-    show,
     unknown_image,
     values_of,
     whole,
 )
 from benchmarks.metrics.scan import scan_results
+from benchmarks.sentences import quoted
 
 __all__ = ["detections_of_text", "load_detections"]
 
@@ -120,7 +120,7 @@ def _from_list(
         if position is None:
             raise unknown_image(where, image_id, truth)
         if not is_id(category_id):
-            raise ScoreError(f"{where}: category_id is {show(category_id)}; ids are integers or strings")
+            raise ScoreError(f"{where}: category_id is {quoted(category_id)}; ids are integers or strings")
         image[index] = position
         category[index] = category_at.get(category_id, -1)
         if category[index] < 0:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.jsons import parse_json
 from benchmarks.metrics.data import Floats, GroundTruth, ScoreError
 from benchmarks.metrics.scan import read_bytes
+from benchmarks.sentences import quoted
 
 __all__ = [
     "box_of",
@@ -26,7 +27,6 @@ __all__ = [
     "number_of",
     "parse",
     "read_json",
-    "show",
     "side_of",
     "unknown_image",
     "values_of",
@@ -125,7 +125,7 @@ def number_of(where: str, field: str, value: Any) -> float:
             return float(value)
         except OverflowError:
             return math.inf
-    raise ScoreError(f"{where}: {field} is {show(value)}; write a number")
+    raise ScoreError(f"{where}: {field} is {quoted(value)}; write a number")
 
 
 def box_of(where: str, value: Any) -> list[float]:
@@ -135,7 +135,7 @@ def box_of(where: str, value: Any) -> list[float]:
         ScoreError: They are not four, or not numbers.
     """
     if not isinstance(value, _SEQUENCES) or len(value) != 4:
-        raise ScoreError(f"{where}: bbox is {show(value)}; write the four numbers x, y, width, height")
+        raise ScoreError(f"{where}: bbox is {quoted(value)}; write the four numbers x, y, width, height")
     return [number_of(where, "bbox", number) for number in value]
 
 
@@ -150,7 +150,7 @@ def flag_of(where: str, entry: Mapping[str, Any], key: str) -> bool:
         return value == 1
     if isinstance(value, Real) and value in (0, 1):
         return bool(value)
-    raise ScoreError(f"{where}: {key} is {show(value)}; write 0 or 1")
+    raise ScoreError(f"{where}: {key} is {quoted(value)}; write 0 or 1")
 
 
 def side_of(value: Any) -> float:
@@ -189,14 +189,8 @@ def check_boxes(name: str, entry: str, boxes: Floats, first: int = 0) -> None:
 def unknown_image(where: str, image_id: Any, truth: GroundTruth) -> ScoreError:
     """What to raise for a detection on an image that the ground truth does not have."""
     return ScoreError(
-        f"{where}: image_id {show(image_id)} is not in {truth.name}; score against the split that was detected on"
+        f"{where}: image_id {quoted(image_id)} is not in {truth.name}; score against the split that was detected on"
     )
-
-
-def show(value: Any) -> str:
-    """A value as error messages quote it."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def kind_of(value: Any) -> str:

@@ -18,10 +18,10 @@ from benchmarks.metrics.entries import (
     kind_of,
     number_of,
     read_json,
-    show,
     side_of,
     values_of,
 )
+from benchmarks.sentences import quoted
 
 __all__ = ["empty_ground_truth", "load_ground_truth", "objects_of"]
 
@@ -106,16 +106,16 @@ def objects_of(
         where = f"{name}: annotations[{index}]"
         image, category, box, id_, area = values_of(where, entry, ("image_id", "category_id", "bbox", "id", "area"))
         if not is_id(id_):
-            raise ScoreError(f"{where}: id is {show(id_)}; ids are integers or strings")
+            raise ScoreError(f"{where}: id is {quoted(id_)}; ids are integers or strings")
         if id_ in seen:
-            raise ScoreError(f"{where}: id {show(id_)} was used before; give every annotation an id of its own")
+            raise ScoreError(f"{where}: id {quoted(id_)} was used before; give every annotation an id of its own")
         seen.add(id_)
         numbers.append([*box_of(where, box), number_of(where, "area", area)])
         flags.append((flag_of(where, entry, "iscrowd"), flag_of(where, entry, "difficult")))
         position = image_at.get(image) if is_id(image) else None
         if position is None:
             raise ScoreError(
-                f"{where}: image_id {show(image)} is not among the images; list the image or remove the annotation"
+                f"{where}: image_id {quoted(image)} is not among the images; list the image or remove the annotation"
             )
         rows.append((position, category_at.get(category, -1) if is_id(category) else -1))
         if rows[-1][1] < 0:
@@ -156,11 +156,13 @@ def _sorted_by_id(name: str, key: str, entries: Iterable[Any], first: int = 0) -
         where = f"{name}: {key}[{index}]"
         (id_,) = values_of(where, entry, ("id",))
         if not is_id(id_):
-            raise ScoreError(f"{where}: id is {show(id_)}; ids are integers or strings")
+            raise ScoreError(f"{where}: id is {quoted(id_)}; ids are integers or strings")
         if checked and isinstance(id_, str) != isinstance(checked[0]["id"], str):
-            raise ScoreError(f"{where}: id {show(id_)} is of another type than the ids before; use one type")
+            raise ScoreError(f"{where}: id {quoted(id_)} is of another type than the ids before; use one type")
         if id_ in seen:
-            raise ScoreError(f"{where}: id {show(id_)} is also that of {key}[{seen[id_]}]; give each an id of its own")
+            raise ScoreError(
+                f"{where}: id {quoted(id_)} is also that of {key}[{seen[id_]}]; give each an id of its own"
+            )
         seen[id_] = index
         checked.append(entry)
     return sorted(checked, key=lambda entry: entry["id"])
