@@ -71,28 +71,32 @@ def detect(
     partial: PartialDetections | None = None,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """Detections on the first `limit` images as a list of COCO results (`bbox` is x, y, width, height in pixels).
+    """Detections on the first images of a split as a list of COCO results (`bbox` is x, y, width, height in pixels).
 
-    Given a `share`, this process looks at its images only, and the first one returns the detections of all.
+    Where the detector answers masks, each has its `segmentation` in compressed RLE.
 
-    Where the detector answers masks, each has its `segmentation` in compressed RLE. Given `told`, it answers in place
-    of `model(images)`, and is told what is in the images, by the labels of the detector. What `partial` holds
-    already is not done again, and what is new is kept there.
+    Args:
+        model: Goes to `device` and into `eval()`, and stays there.
+        dataset: The split.
+        categories: Category id of each label, as `category_of_label` gives it; None for its answer.
+        device: Where the network runs.
+        batch: Images a call.
+        limit: So many images; None for all.
+        told: Answers in place of `model(images)`, and is told what is in the images, by the labels of the detector.
+        share: This process looks at its images only, and the first one returns the detections of all.
+        partial: What it holds already is not done again, and what is new is kept there.
+        quiet: Draw no progress.
     """
     categories = categories or category_of_label(dataset, model.num_classes)
     model.to(device).eval()
     count = min(len(dataset), limit or len(dataset))
     share = share or Share()
     positions, done = share.positions(count), 0 if partial is None else partial.images
-    rows: dict[int, list[dict[str, Any]]] = {index: [] for index in positions[:done]}
-    if partial is not None:
-        place = {dataset.image_ids[index]: index for index in rows}
-        for row in partial.rows:
-            rows[place[row["image_id"]]].append(row)
-    console = Console(stderr=True)
+    rows = {} if partial is None else _kept(partial, dataset, positions[:done])
     steps: Iterable[int] = range(done, len(positions), batch)
     if not quiet and share.rank == 0:
-        steps = track(list(steps), description=f"detecting on {dataset.name} {dataset.split}", console=console)
+        doing = f"detecting on {dataset.name} {dataset.split}"
+        steps = track(list(steps), description=doing, console=Console(stderr=True))
     with Interrupts() as stop:
         for start in steps:
             indices = positions[start : start + batch]
@@ -109,6 +113,15 @@ def detect(
                 partial.add(start + len(indices), [row for index in indices for row in rows[index]])
             stop.raise_if_asked()
     return [row for found in share.gather(rows, count).values() for row in found]
+
+
+def _kept(partial: PartialDetections, dataset: Dataset, done: Iterable[int]) -> dict[int, list[dict[str, Any]]]:
+    """What was found before on the images that are done, by index; images without detections are among them."""
+    rows: dict[int, list[dict[str, Any]]] = {index: [] for index in done}
+    place = {dataset.image_ids[index]: index for index in rows}
+    for row in partial.rows:
+        rows[place[row["image_id"]]].append(row)
+    return rows
 
 
 def coco_rows(answer: Detections, image_id: int, categories: tuple[int | None, ...]) -> list[dict[str, Any]]:

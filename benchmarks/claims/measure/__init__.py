@@ -179,8 +179,7 @@ def _jobs(
 
     claim, name = _PUBLISHED
     if not claims or claim in claims:
-        about = DatasetId(name="coco", split="val2017", fingerprint="", images=0, objects=0)
-        there = Record(**_base(claim), detector=name, num_classes=80, dataset=about).name
+        there = Record(**_base(claim), detector=name, num_classes=80, dataset=_named("coco", "val2017")).name
         yield _Job(f"{claim}, {name}, coco val2017", anywhere, partial(_published, data_root), there)
 
 
@@ -193,14 +192,18 @@ def _base(claim: str) -> dict[str, Any]:
     return {"kind": "claim", "scale": "paper", "protocol": {"claim": claim}, "commit": commit(), "versions": versions()}
 
 
+def _named(name: str, split: str) -> DatasetId:
+    """A test of which nothing is known yet but what the name of a Record takes from it."""
+    return DatasetId(name=name, split=split, fingerprint="", images=0, objects=0)
+
+
 def _record(claim: str, run: Callable[[], dict[str, Any]]) -> Record:
     return Record(**_base(claim), detector="none", num_classes=0, metrics=run())
 
 
 def _name(claim: str, source: str) -> str:
     name, _, split = source.partition(" ")
-    about = DatasetId(name=name, split=split, fingerprint="", images=0, objects=0)
-    return Record(**_base(claim), detector="none", num_classes=0, dataset=about).name
+    return Record(**_base(claim), detector="none", num_classes=0, dataset=_named(name, split)).name
 
 
 def _counted(claim: str, count: Callable[[boxes.Boxes], dict[str, Any]], source: str) -> Record | None:
@@ -220,8 +223,7 @@ def _about(claim: str, subject: Subject) -> dict[str, Any]:
 
 
 def _swept_name(claim: str, subject: Subject, split: str) -> str:
-    about = DatasetId(name="shapes", split=split, fingerprint="", images=0, objects=0)
-    return Record(**_about(claim, subject), dataset=about).name
+    return Record(**_about(claim, subject), dataset=_named("shapes", split)).name
 
 
 def _published(data_root: Path | None) -> Record | None:
