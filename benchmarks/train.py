@@ -25,9 +25,9 @@ from benchmarks.processes import Share, join_processes
 from benchmarks.proposals import proposer_of, with_proposals
 from benchmarks.provenance import commit, dataset_id, versions, weights_id
 from benchmarks.results import DatasetId, Record
-from benchmarks.states import STATE, TrainingError, TrainingState
 from benchmarks.stopping import alone_in
 from benchmarks.suite import BENCHMARKS
+from benchmarks.training_state import STATE, TrainingError, TrainingState
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector, Recipe
 

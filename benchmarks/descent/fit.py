@@ -15,8 +15,8 @@ from benchmarks.datasets import Dataset
 from benchmarks.descent.draws import Draws, collate
 from benchmarks.descent.losses import Reporter, course
 from benchmarks.descent.run import Run
-from benchmarks.states import STATE, TrainingState
 from benchmarks.stopping import Interrupts
+from benchmarks.training_state import STATE, TrainingState
 from zoo.detector import Detector, Recipe
 
 __all__ = ["fit_by_gradient"]

@@ -17,7 +17,7 @@ from benchmarks.descent.draws import MODEL, SIZE, Draws
 from benchmarks.descent.losses import trim_log
 from benchmarks.descent.optimising import Average, optimizer_for
 from benchmarks.results import write_atomically
-from benchmarks.states import TrainingError, TrainingState
+from benchmarks.training_state import TrainingError, TrainingState
 from ops.sample import seed_of
 from ops.structures import Target
 from zoo.detector import Detector

@@ -23,8 +23,8 @@ from benchmarks.evaluate.partial import PARTIAL
 from benchmarks.protocol import ProtocolError
 from benchmarks.provenance import dataset_id
 from benchmarks.results import DatasetId, Record
-from benchmarks.states import TrainingError
 from benchmarks.stopping import alone_in
+from benchmarks.training_state import TrainingError
 from reports.protocols import by_protocol
 from reports.records import Entry
 from tests.benchmarks import toy_training as toy
@@ -194,7 +194,7 @@ def test_losses_logged_before_the_first_state_are_not_logged_twice(tmp_path: Pat
 
 
 def test_a_state_is_saved_after_minutes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.states import TrainingState
+    from benchmarks.training_state import TrainingState
 
     saved = []
     plain = TrainingState.save
