@@ -8,8 +8,7 @@ never remembered.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +16,17 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.table import Column, Table
+from torch import Tensor
 
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
-from benchmarks.evaluate import dataset_id, load_subject
+from benchmarks.evaluate import load_subject
+from benchmarks.jsons import as_json
 from benchmarks.latency import ForeignLoad, by_stage, fixed_threads, interleaved, summarise, time_call
 from benchmarks.metrics.intervals import ratio_of_medians
 from benchmarks.metrics.quantiles import compare_times
 from benchmarks.proposals import Memory, proposer_of
-from benchmarks.provenance import commit, sha256, versions
+from benchmarks.provenance import commit, dataset_id, versions, weights_id
 from benchmarks.results import Record, Weights
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
@@ -80,7 +81,7 @@ def contender(text: str, dataset: Dataset, *, random: bool = False, small: bool 
         return Contender(name, model, "small" if small else "paper", overrides, None, seed, CATALOG[name].origin)
     path = Path(file) if separator else checkpoints.find(name, dataset.name)
     subject = load_subject(name, path, len(dataset.class_names))
-    weights = Weights(file=path.name, sha256=sha256(path))
+    weights = weights_id(path)
     return Contender(subject.name, subject.model, subject.scale, subject.overrides, weights, None, subject.origin)
 
 
@@ -93,7 +94,6 @@ def compare_latency(
     threads: int = 2,
     device: str = "cpu",
     note: str = "",
-    progress: Callable[[int, int], None] | None = None,
 ) -> Record:
     """Time all on the first images, image by image.
 
@@ -105,24 +105,15 @@ def compare_latency(
         threads: Of PyTorch and OpenCV.
         device: `cpu` or a CUDA device.
         note: What a reader of the Record must know.
-        progress: Called with turns done and turns in all.
 
     Raises:
         ValueError: There are fewer than two, or two of one name, or no images, or one takes remembered proposals.
     """
-    names = [one.name for one in contenders]
-    images = min(images, len(dataset))
-    if len(contenders) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"need two or more detectors of different names, got {', '.join(names) or 'none'}")
-    if min(images, rounds) < 1:
-        raise ValueError(f"need at least one image and one round, got {images} and {rounds}")
+    images, place = min(images, len(dataset)), torch.device(device)
+    _refuse_unfit(contenders, images, rounds)
     for one in contenders:
-        if isinstance(proposer_of(one.model), Memory):
-            raise ValueError(f"{one.name}: proposals out of a memory cannot be timed")
         one.model.to(device).eval()
     pictures = [dataset[index][0] for index in range(images)]
-    place = torch.device(device)
-    calls: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with torch.inference_mode():
         for one in contenders:
             # Imports what it imports at its first use, before threads are set.
@@ -131,24 +122,19 @@ def compare_latency(
             for one in contenders:
                 time_call(one.model, pictures[-1:], place)
             load = ForeignLoad()
-            for turn, order in enumerate(interleaved(contenders, images, rounds)):
-                for one in order:
-                    calls[one.name].append(time_call(one.model, [pictures[turn % images]], place))
-                if progress is not None:
-                    progress(turn + 1, rounds * images)
+            samples = _by_turns(contenders, pictures, rounds, place)
             foreign = load.cores()
-    samples = {name: by_stage(rows) for name, rows in calls.items()}
     last = contenders[-1]
     return Record(
         kind="comparison",
         detector=last.name,
         scale=last.scale,
-        overrides=json.loads(json.dumps(last.overrides, default=str)),
+        overrides=as_json(last.overrides),
         num_classes=last.model.num_classes,
         weights=last.weights,
         dataset=dataset_id(dataset),
         protocol={
-            "beside": names[:-1],
+            "beside": [one.name for one in contenders[:-1]],
             "batch": 1,
             "threads": fixed,
             "images": images,
@@ -169,6 +155,28 @@ def compare_latency(
         samples={f"{name} {stage}": seconds for name, stages in samples.items() for stage, seconds in stages.items()},
         note=note,
     )
+
+
+def _refuse_unfit(contenders: Sequence[Contender], images: int, rounds: int) -> None:
+    names = [one.name for one in contenders]
+    if len(contenders) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"need two or more detectors of different names, got {', '.join(names) or 'none'}")
+    if min(images, rounds) < 1:
+        raise ValueError(f"need at least one image and one round, got {images} and {rounds}")
+    for one in contenders:
+        if isinstance(proposer_of(one.model), Memory):
+            raise ValueError(f"{one.name}: proposals out of a memory cannot be timed")
+
+
+def _by_turns(
+    contenders: Sequence[Contender], pictures: Sequence[Tensor], rounds: int, place: torch.device
+) -> dict[str, dict[str, list[float]]]:
+    """Seconds of each call of each detector, by its name and by stage."""
+    calls: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
+    for turn, order in enumerate(interleaved(contenders, len(pictures), rounds)):
+        for one in order:
+            calls[one.name].append(time_call(one.model, [pictures[turn % len(pictures)]], place))
+    return {name: by_stage(rows) for name, rows in calls.items()}
 
 
 def _figures(one: Contender, own: dict[str, list[float]], last: dict[str, list[float]]) -> dict[str, Any]:

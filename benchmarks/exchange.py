@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from benchmarks.metrics import ScoreError
-from benchmarks.metrics.data import read_json
+from benchmarks.metrics.entries import read_json
 from benchmarks.protocol import identities
-from benchmarks.provenance import commit, sha256, versions
+from benchmarks.provenance import commit, dataset_id, sha256, versions
 from benchmarks.results import DatasetId, Record, write_atomically
 
 if TYPE_CHECKING:
@@ -42,16 +42,9 @@ def export(dataset: Dataset, out: Path) -> Path:
     for image, path in zip(truth["images"], dataset.paths, strict=True):
         image["file_name"] = Path(image["file_name"]).name
         shutil.copyfile(path, out / "images" / image["file_name"])
-    test = DatasetId(
-        name=dataset.name,
-        split=dataset.split,
-        fingerprint=dataset.fingerprint,
-        images=len(dataset),
-        objects=dataset.num_objects,
-    )
     truth["info"] = {
         "description": f"{dataset.name} {dataset.split}",
-        _KEY: test.model_dump(),
+        _KEY: dataset_id(dataset).model_dump(),
         "sha256": _digest(truth),
     }
     write_atomically(out / "instances.json", json.dumps(truth))

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from benchmarks.provenance import versions
 from benchmarks.results import write_atomically
+from benchmarks.sentences import entry_and_reason
 from benchmarks.stages import leaves, replaced
 from ops.nms import watching
 from zoo.detector import Detector
@@ -302,6 +303,5 @@ def read_fingerprints(path: Path) -> Fingerprints | None:
     try:
         return Fingerprints.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(f"{path}: {entry}: {first['msg']}; delete it, and write it anew by gate --store") from error
+        entry, reason = entry_and_reason(error)
+        raise ValueError(f"{path}: {entry}: {reason}; delete it, and write it anew by gate --store") from error

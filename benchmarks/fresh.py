@@ -1,13 +1,12 @@
 """What a detector costs in a process that has seen nothing yet: seconds to the first detection, and memory.
 
-`start_fresh` starts this file as a program. Until the program has read its clock for the first time it imports nothing
-but the standard library, so that what it then imports is what a user's first line would.
+`start_fresh` starts this file as a program (`benchmarks.isolated`). Until the program has read its clock for the first
+time it imports nothing but the standard library, so that what it then imports is what a user's first line would.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,8 +25,6 @@ __all__ = ["PARTS", "start_fresh"]
 PARTS = ("start", "import", "build", "load", "first_call")
 """From nothing to the first detections: the interpreter; the libraries; the network, with random weights; its own
 weights, and the way to the device; the first image. `next_call` is what comes after it."""
-
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 def start_fresh(
@@ -56,11 +53,12 @@ def start_fresh(
 
     Raises:
         NotMeasured: The detector is none of the catalog, which a user would build by its name.
-        RuntimeError: The process fails; the message ends with its last line.
+        ProcessEnded: The process fails; the message ends with its last line.
     """
     import numpy as np
 
     from benchmarks.growth import NotMeasured
+    from benchmarks.isolated import run_python
     from zoo import CATALOG
     from zoo.classical.released import RELEASED
 
@@ -79,17 +77,11 @@ def start_fresh(
             "threads": threads,
             "mode": mode,
         }
-        return [_run(job) for _ in range(runs)]
-
-
-def _run(job: Mapping[str, Any]) -> dict[str, Any]:
-    program = [sys.executable, "-m", "benchmarks.fresh", json.dumps({**job, "asked": time.time()})]
-    process = subprocess.run(program, cwd=_ROOT, capture_output=True, text=True)
-    if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["no output"])[-1]
-        raise RuntimeError(f"{job['name']} cannot be run in a process of its own: {last}")
-    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-    return found
+        failure = f"{subject.name} cannot be run in a process of its own"
+        return [
+            run_python("-m", "benchmarks.fresh", json.dumps({**job, "asked": time.time()}), failure=failure)
+            for _ in range(runs)
+        ]
 
 
 class _Laps:

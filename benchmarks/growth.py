@@ -12,7 +12,7 @@ import torch
 from scipy.stats import theilslopes
 from torch import Tensor, nn
 
-from benchmarks.latency import time_call
+from benchmarks.latency import time_call, wait_for
 from ops.nms import watching
 from zoo.detector import Detector
 
@@ -67,10 +67,10 @@ def against_candidates(
             for turn in range(rounds):
                 for setting in list(seconds)[:: 1 if turn % 2 == 0 else -1]:
                     with _turned(model, knob, setting):
-                        _wait(place)
+                        wait_for(place)
                         start = now()
                         model.postprocess(outputs, batch)
-                        _wait(place)
+                        wait_for(place)
                         seconds[setting].append(now() - start)
             for setting, (candidates, detections) in counts.items():
                 median = float(np.median(seconds[setting]))
@@ -189,8 +189,3 @@ def _row(size: int, seconds: list[float], full: int | None) -> dict[str, Any]:
     if full is not None and size >= full:
         return {"batch": size, "not_measured": f"a batch of {full} does not fit into memory"}
     return {"batch": size, "images_per_second": size / float(np.median(seconds)), "samples": seconds}
-
-
-def _wait(place: torch.device) -> None:
-    if place.type == "cuda":
-        torch.cuda.synchronize(place)

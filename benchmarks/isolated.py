@@ -1,18 +1,29 @@
-"""A function in a process of its own: nothing that ran before it warms or loads it, and its crash ends no other."""
+"""Work in a process of its own: nothing that ran before warms or loads it, and its crash ends no other.
+
+There are two kinds, for they measure different things. A function is called in an interpreter that has imported its
+module, and arguments and answer are any objects: what it does is measured. A program begins with nothing at all, in
+any interpreter, and answers in JSON: its start, its imports and its whole memory can be measured too.
+"""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.sentences import said
 
-__all__ = ["ProcessEnded", "in_fresh_process"]
+__all__ = ["ProcessEnded", "in_fresh_process", "run_python"]
 
 T = TypeVar("T")
+
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 class ProcessEnded(RuntimeError):
@@ -60,3 +71,21 @@ def _how(code: int | None) -> str:
         name = signal.Signals(-code).name
         return f"its process was ended by {name}{', as when memory runs out' if name == 'SIGKILL' else ''}"
     return f"its process ended with status {code} and without an answer"
+
+
+def run_python(*arguments: str, failure: str, python: Path | None = None) -> Any:
+    """What a Python program says in JSON on the last line that it prints.
+
+    Args:
+        arguments: Such as `-m`, a module of this project, and its arguments; or `-c` and a program.
+        failure: What an error message begins with.
+        python: The interpreter; None for the one that this runs in.
+
+    Raises:
+        ProcessEnded: It fails; the message ends with the last line of its errors.
+    """
+    command = [str(python or sys.executable), *arguments]
+    process = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise ProcessEnded(f"{failure}: {(process.stderr.strip().splitlines() or ['no output'])[-1]}")
+    return json.loads(process.stdout.splitlines()[-1])

@@ -1,11 +1,14 @@
-"""JSON from elsewhere: what Python's reader lets pass, or fails at in its own ways, is refused as any wrong JSON is."""
+"""JSON from elsewhere, checked, and values of ours as JSON gives them back.
+
+What Python's reader lets pass, or fails at in its own ways, is refused as any wrong JSON is.
+"""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-__all__ = ["parse_json"]
+__all__ = ["as_json", "parse_json"]
 
 
 def parse_json(text: str | bytes, *, finite: bool = False) -> Any:
@@ -38,3 +41,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from JSON: tuples as lists, keys as text, what JSON cannot hold as text too.
+
+    A Record made from it equals the one that is read from its file.
+    """
+    return json.loads(json.dumps(value, default=str))

@@ -6,7 +6,6 @@ detection, and how far the network is from what the machine could do. What canno
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
@@ -19,13 +18,13 @@ from rich.table import Table
 from benchmarks import hardware
 from benchmarks.datasets import Dataset
 from benchmarks.energy import counter_of, energy_of
-from benchmarks.evaluate import Subject, dataset_id
+from benchmarks.evaluate import Subject
 from benchmarks.fresh import PARTS, start_fresh
 from benchmarks.growth import NotMeasured, against_candidates, throughput
 from benchmarks.latency import fixed_threads
 from benchmarks.modes import Mode, running
-from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import Record, Weights
+from benchmarks.provenance import commit, dataset_id, versions
+from benchmarks.results import Record
 from benchmarks.roofline import roofline
 
 __all__ = ["print_profile", "profile_record"]
@@ -65,8 +64,7 @@ def profile_record(
     mode.check(device)
     if count < 1:
         raise ValueError(f"{dataset.name} {dataset.split} has no image to measure on")
-    pictures = [dataset[index][0] for index in range(count)]
-    model = subject.model
+    pictures, model = [dataset[index][0] for index in range(count)], subject.model
 
     def in_mode(measure: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
@@ -77,48 +75,41 @@ def profile_record(
 
     parts: dict[str, Callable[[], Any]] = {
         "candidates": in_mode(lambda: against_candidates(model, pictures, device=device, rounds=rounds)),
-        "throughput": in_mode(
-            lambda: throughput(model, pictures, batches=batches, device=device, rounds=rounds),
-        ),
+        "throughput": in_mode(lambda: throughput(model, pictures, batches=batches, device=device, rounds=rounds)),
         "energy": in_mode(lambda: _energy(subject, pictures, device)),
         "roofline": lambda: roofline(model, pictures, mode=mode, device=device, rounds=rounds),
         "fresh": lambda: _fresh(
             start_fresh(subject, pictures[0], device=device, threads=threads, mode=mode.name, runs=runs)
         ),
     }
-    found: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in model.parameters())}
     with (
         hardware.watch(device, threads=threads, **mode.facts()) as seen,
         running(model, Mode(), device),
         fixed_threads(threads) as fixed,
     ):
-        for part in track(parts, "profiling", console=Console(stderr=True), disable=quiet):
-            try:
-                found[part] = parts[part]()
-            except NotMeasured as reason:
-                found[part] = {"not_measured": str(reason)}
+        shown = track(parts, "profiling", console=Console(stderr=True), disable=quiet)
+        found = {part: _measured(parts[part]) for part in shown}
+    settings = {"threads": fixed, "images": count, "rounds": rounds, "processes": runs}
     samples = {f"batch {row['batch']}": row.pop("samples") for row in found["throughput"] if "samples" in row}
     return Record(
         kind="profile",
-        detector=subject.name,
-        scale=subject.scale,
-        overrides=json.loads(json.dumps(subject.overrides, default=str)),
-        num_classes=model.num_classes,
-        weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
+        **subject.as_recorded(),
         dataset=dataset_id(dataset),
-        protocol={
-            "threads": fixed,
-            "images": count,
-            "rounds": rounds,
-            "processes": runs,
-            **({"mode": mode.describe()} if mode.name else {}),
-        },
+        protocol={**settings, **({"mode": mode.describe()} if mode.name else {})},
         hardware=hardware.stamp_watched(seen),
         commit=commit(),
         versions=versions(),
-        metrics={**found, **subject.origin},
+        metrics={"parameters": sum(map(torch.Tensor.numel, model.parameters())), **found, **subject.origin},
         samples=samples,
     )
+
+
+def _measured(part: Callable[[], Any]) -> Any:
+    """A part of a profile, or why there is none here."""
+    try:
+        return part()
+    except NotMeasured as reason:
+        return {"not_measured": str(reason)}
 
 
 def _energy(subject: Subject, pictures: Sequence[torch.Tensor], device: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where a number comes from: the commit of this project, and the versions that can move it."""
+"""Where a number comes from: the commit of this project, the versions that can move it, images and weights."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["code", "commit", "sha256", "versions"]
+from benchmarks.results import DatasetId, Weights
+
+if TYPE_CHECKING:
+    from benchmarks.datasets import Dataset
+
+__all__ = ["code", "commit", "dataset_id", "sha256", "versions", "weights_id"]
 
 _ROOT = Path(__file__).resolve().parent.parent
 _LIBRARIES = ("numpy", "numba", "opencv-contrib-python-headless", "pillow", "scikit-learn", "torch", "torchvision")
@@ -45,6 +51,23 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[library] = "absent"
     return found
+
+
+def dataset_id(dataset: Dataset) -> DatasetId:
+    """What a Record says of a dataset."""
+    return DatasetId(
+        name=dataset.name,
+        split=dataset.split,
+        fingerprint=dataset.fingerprint,
+        images=len(dataset),
+        objects=dataset.num_objects,
+        skipped=getattr(dataset, "skipped", ()),
+    )
+
+
+def weights_id(path: Path) -> Weights:
+    """What a Record says of a checkpoint."""
+    return Weights(file=path.name, sha256=sha256(path))
 
 
 def sha256(path: Path) -> str:

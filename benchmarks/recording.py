@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,13 +15,14 @@ from benchmarks import hardware
 from benchmarks.answers import answer_hashes
 from benchmarks.cost import cost
 from benchmarks.datasets import Dataset
-from benchmarks.evaluate import Subject, category_of_label, coco_rows, dataset_id
+from benchmarks.evaluate import Subject, category_of_label, coco_rows
 from benchmarks.hardware import Stopping, WarmUp
+from benchmarks.jsons import as_json
 from benchmarks.latency import measure_latency
 from benchmarks.modes import Mode, running
 from benchmarks.papers import read_tables
-from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import COMMITTED, Record, Weights, read_records
+from benchmarks.provenance import commit, dataset_id, versions
+from benchmarks.results import COMMITTED, Record, read_records
 from benchmarks.train import describe_recipe
 from zoo import CATALOG
 from zoo.checkpoints import as_arguments
@@ -81,11 +81,7 @@ def latency_record(
     ]
     return Record(
         kind="latency",
-        detector=subject.name,
-        scale=subject.scale,
-        overrides=json.loads(json.dumps(subject.overrides, default=str)),
-        num_classes=subject.model.num_classes,
-        weights=Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
+        **subject.as_recorded(),
         dataset=dataset_id(dataset),
         protocol={**result.protocol, **({"mode": mode.describe()} if mode.name else {})},
         hardware=hardware.stamp_watched(seen),
@@ -115,12 +111,12 @@ def cost_record(
     if papers:
         named = {"paper": spec.recipe, "small": spec.small_recipe}
         recipes = {size: describe_recipe(recipe) for size, recipe in named.items() if recipe is not None}
-        found["recipes"] = json.loads(json.dumps(recipes))
+        found["recipes"] = as_json(recipes)
     return Record(
         kind="cost",
         detector=spec.name,
         scale=scale,
-        overrides=json.loads(json.dumps(settings, default=str)),
+        overrides=as_json(settings),
         num_classes=num_classes,
         commit=commit(),
         versions=versions(),

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks.datasets import open_dataset
-from benchmarks.evaluate import dataset_id, evaluate, load_subject
-from benchmarks.provenance import sha256
+from benchmarks.evaluate import evaluate, load_subject
+from benchmarks.provenance import dataset_id, sha256
 from benchmarks.results import COMMITTED, Record, RecordError
 from benchmarks.shipping import shipped
 

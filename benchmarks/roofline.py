@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.cost import flop_counter
 from benchmarks.growth import NotMeasured
 from benchmarks.hardware import Precision
-from benchmarks.latency import time_call
+from benchmarks.latency import time_call, wait_for
 from benchmarks.modes import Mode, running
 from benchmarks.stages import leaves
 from ops.images import Batch
@@ -122,12 +122,10 @@ def _fastest(call: Callable[[], object], place: torch.device, seconds: float) ->
     best, begun = float("inf"), time.perf_counter()
     call()
     while time.perf_counter() - begun < seconds or best == float("inf"):
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
+        wait_for(place)
         start = time.perf_counter()
         call()
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
+        wait_for(place)
         best = min(best, time.perf_counter() - start)
     return best
 
@@ -152,7 +150,7 @@ def roofline(
         peaks: Of the machine; None measures them.
 
     Returns:
-        `seconds` (the network and its proposals, summed over pictures), `floor` and `bound` as `floor` says,
+        `seconds` (the network and its proposals, summed over pictures), `floor` as the function says,
         `ratio` of the seconds to the floor, `peaks`, and `macs`, `weights` and `activations` of all `images`.
 
     Raises:

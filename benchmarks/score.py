@@ -156,33 +156,14 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
         if any(value is not None for value in scores[name].values())
     ]
     if "proposals" in scores:
-        found = dict(scores["proposals"])
-        counts = {"proposals an image": f"{found.pop('per_image'):.1f}", "most": str(found.pop("most"))}
-        shares = dict(zip(found, _percent(found.values()), strict=True))
-        rows = [list(shares.values()) + list(counts.values())]
-        blocks.append(tabulate(rows, headers=[*shares, *counts], disable_numparse=True, stralign="right"))
+        blocks.append(_proposals(scores["proposals"]))
     if "misses" in scores:
         blocks.append(misses_table(scores["misses"]))
     if "masks" in scores:
         masks = tabulate([_percent(scores["masks"].values())], headers=list(scores["masks"]), disable_numparse=True)
         blocks.insert(1, f"Masks:\n{masks}")
     classes = scores["per_class"]
-    columns = [
-        key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())
-    ]
-    ends = sure.get("per_class", {})
-    rows = [
-        [name, row["objects"], *(_with_ends(row[key], ends.get(name, {}).get(key)) for key in columns)]
-        for name, row in classes.items()
-    ]
-    blocks.append(
-        tabulate(
-            rows,
-            headers=["class", "objects", *columns],
-            disable_numparse=True,
-            colalign=("left", *["right"] * (1 + len(columns))) if rows else None,
-        )
-    )
+    blocks.append(_classes(classes, sure.get("per_class", {})))
     if not any(row["objects"] for row in classes.values()):
         blocks.append("The ground truth holds no object, so no score is defined.")
     blocks += [f"note: {note['message']}" for note in scores.get("notes", ())]
@@ -193,6 +174,31 @@ def print_scores(scores: Mapping[str, Any], file: TextIO | None = None) -> None:
             f"{100 * sure['level']:.0f} times in 100 (from {sure['draws']} resamples of the images)."
         )
     print("\n\n".join(blocks), "", meaning, sep="\n", file=file)
+
+
+def _proposals(part: Mapping[str, Any]) -> str:
+    """Recalls of the regions, then how many there are."""
+    found = dict(part)
+    counts = {"proposals an image": f"{found.pop('per_image'):.1f}", "most": str(found.pop("most"))}
+    rows = [[*_percent(found.values()), *counts.values()]]
+    return tabulate(rows, headers=[*found, *counts], disable_numparse=True, stralign="right")
+
+
+def _classes(classes: Mapping[str, Any], ends: Mapping[str, Any]) -> str:
+    """A row a class, of the numbers that were asked for, with intervals where there are any."""
+    columns = [
+        key for key in ("AP", "AP50", "FD", "AP07", "AP10") if any(row[key] is not None for row in classes.values())
+    ]
+    rows = [
+        [name, row["objects"], *(_with_ends(row[key], ends.get(name, {}).get(key)) for key in columns)]
+        for name, row in classes.items()
+    ]
+    return tabulate(
+        rows,
+        headers=["class", "objects", *columns],
+        disable_numparse=True,
+        colalign=("left", *["right"] * (1 + len(columns))) if rows else None,
+    )
 
 
 def _totals(part: Mapping[str, Any], ends: Mapping[str, Any] | None) -> str:

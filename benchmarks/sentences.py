@@ -1,8 +1,13 @@
-"""What is said of an error, in one line: to a user, or by one process to another."""
+"""What is said of an error, in one line: to a user, or by one process to another; and of what is wrong in a file."""
 
 from __future__ import annotations
 
-__all__ = ["said"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
+__all__ = ["entry_and_reason", "quoted", "said"]
 
 
 def said(error: Exception) -> str:
@@ -15,3 +20,15 @@ def said(error: Exception) -> str:
         )
     text = error.args[0] if isinstance(error, KeyError) and error.args else error
     return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
+
+
+def entry_and_reason(error: ValidationError) -> tuple[str, str]:
+    """Where the first wrong entry of a file stands, and what is wrong with it."""
+    first = error.errors()[0]
+    return ".".join(map(str, first["loc"])) or "the file", first["msg"]
+
+
+def quoted(value: Any) -> str:
+    """A value as error messages quote it: no more of it than shows which one is meant."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,15 +1,13 @@
 """How long scoring takes, and how much memory, beside pycocotools and hotcoco: `python -m benchmarks score-speed`.
 
-Each side is a whole process, from two JSON files to the numbers. What is set against each other is the time that a
-process had on the processor, so that other work on the machine weighs little, and sides take turns, so that what it
-weighs falls on all alike.
+Each side is a program in a process of its own (`benchmarks.isolated`), from two JSON files to the numbers. What is set
+against each other is the time that a process had on the processor, so that other work on the machine weighs little, and
+sides take turns, so that what it weighs falls on all alike.
 """
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,20 +21,20 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.examples import write_example
+from benchmarks.isolated import run_python
 
 __all__ = ["PROGRAMS", "Run", "measure", "print_speed", "run_program", "write_rival"]
 
-ROOT = Path(__file__).resolve().parents[1]
-
 _REPORT = """
-import json, resource, sys
+import json, resource
 from pathlib import Path
 
 usage = resource.getrusage(resource.RUSAGE_SELF)
 status = Path("/proc/self/status")  # the peak since exec; getrusage counts the parent's memory at the fork too
 peak = [int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")] \\
     if status.exists() else []
-json.dump({"cpu": usage.ru_utime + usage.ru_stime, "mib": (peak or [usage.ru_maxrss])[0] / 1024, "AP": AP}, sys.stderr)
+print()  # what came before may not end its line
+print(json.dumps({"cpu": usage.ru_utime + usage.ru_stime, "mib": (peak or [usage.ru_maxrss])[0] / 1024, "AP": AP}))
 """
 
 _SCORE = """
@@ -106,23 +104,15 @@ class Run:
 
 
 def run_program(program: str, gt: Path, detections: Path, rival: Path, out: Path, python: Path | None = None) -> Run:
-    """Run one of `PROGRAMS` in a process of its own.
+    """Run one of `PROGRAMS`.
 
     Raises:
-        RuntimeError: It fails; the message ends with its last line.
+        ProcessEnded: It fails; the message ends with its last line.
     """
+    arguments = map(str, (gt, detections, rival, out))
     start = time.perf_counter()
-    process = subprocess.run(
-        [str(python or sys.executable), "-c", program + _REPORT, *map(str, (gt, detections, rival, out))],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    seconds = time.perf_counter() - start
-    if process.returncode:
-        raise RuntimeError(f"a process to be timed failed: {(process.stderr.splitlines() or ['no output'])[-1]}")
-    report = json.loads(process.stderr.splitlines()[-1])
-    return Run(seconds, report["cpu"], report["mib"], report["AP"])
+    report = run_python("-c", program + _REPORT, *arguments, failure="a process to be timed failed", python=python)
+    return Run(time.perf_counter() - start, report["cpu"], report["mib"], report["AP"])
 
 
 def measure(

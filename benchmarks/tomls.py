@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from benchmarks.sentences import entry_and_reason
+
 __all__ = ["read_toml"]
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -32,9 +34,8 @@ def read_toml(path: Path, model: type[Model], error: type[ValueError], remedy: s
     except RecursionError as cause:
         raise error(f"{path}: is no TOML (nested too deeply); mend it or restore it") from cause
     except ValidationError as cause:
-        first = cause.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the file"
-        raise error(f"{path}: {entry}: {first['msg'].removeprefix('Value error, ')}; {remedy}") from cause
+        entry, reason = entry_and_reason(cause)
+        raise error(f"{path}: {entry}: {reason.removeprefix('Value error, ')}; {remedy}") from cause
     # No TOML, no text, or a number of thousands of digits.
     except ValueError as cause:
         raise error(f"{path}: is no TOML ({cause}); mend it or restore it") from cause

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,15 +18,16 @@ from torch import Tensor
 from benchmarks import hardware
 from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.datasets.intact import without_corrupt
-from benchmarks.descent import STATE, fit_by_gradient, seed_of_start
-from benchmarks.evaluate import dataset_id
-from benchmarks.processes import join_processes
+from benchmarks.descent import fit_by_gradient, seed_of_start
+from benchmarks.hardware import Precision
+from benchmarks.jsons import as_json
+from benchmarks.processes import Share, join_processes
 from benchmarks.proposals import proposer_of, with_proposals
-from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import Record, Weights
-from benchmarks.states import TrainingError, TrainingState
+from benchmarks.provenance import commit, dataset_id, versions, weights_id
+from benchmarks.results import DatasetId, Record
 from benchmarks.stopping import alone_in
 from benchmarks.suite import BENCHMARKS
+from benchmarks.training_state import STATE, TrainingError, TrainingState
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector, Recipe
 
@@ -105,29 +106,27 @@ def train(
         dataset = dataset.first(images)
     if skip_corrupt:
         dataset = without_corrupt(dataset, quiet=quiet)
-    num_classes = len(dataset.class_names)
-    settings = {**(spec.small or {} if small else {}), **(overrides or {})}
     torch.manual_seed(seed_of_start(seed))
-    model = build(detector, num_classes, small=small, **(overrides or {}))
+    model = build(detector, len(dataset.class_names), small=small, **(overrides or {}))
     if model.trains_on_masks:
         dataset = dataset.with_masks()
     recipe = spec.small_recipe if small else spec.recipe
-    if recipe is None and not hasattr(model, "fit"):
-        raise TrainingError(f"{detector}: its paper's training is not part of the zoo; train the small size")
     if recipe is not None:
         recipe = replace(benchmark.small_recipe(recipe) if small else recipe, **(recipe_changes or {}))
+    elif not hasattr(model, "fit"):
+        raise TrainingError(f"{detector}: its paper's training is not part of the zoo; train the small size")
 
     out.mkdir(parents=True, exist_ok=True)
-    data = dataset_id(dataset)
-    described = None if recipe is None else describe_recipe(recipe)
-    identity = {
-        "detector": detector,
-        "overrides": json.dumps(settings, sort_keys=True, default=str),
-        "recipe": json.dumps(described, sort_keys=True),
-        "seed": seed,
-        "data": data.fingerprint,
-        "precision": "bfloat16" if amp else "float32",
-    }
+    plan = _Plan(
+        detector,
+        small,
+        overrides={**(spec.small or {} if small else {}), **(overrides or {})},
+        recipe=None if recipe is None else describe_recipe(recipe),
+        seed=seed,
+        images=images,
+        data=dataset_id(dataset),
+        precision="bfloat16" if amp else "float32",
+    )
     if (proposer := proposer_of(model)) is not None:
         dataset = with_proposals(dataset, proposer, quiet=quiet)
     with ExitStack() as held:
@@ -136,7 +135,7 @@ def train(
         if recipe is None:
             if dist.is_initialized():
                 raise TrainingError(f"{detector}: learns in its own way, which is not divided; run it as one process")
-            outcome = _fit(model, dataset, seed, TrainingState(out / STATE, identity))
+            outcome = _fit(model, dataset, seed, TrainingState(out / STATE, plan.identity()))
         else:
             model.set_priors(_shares(dataset))
             outcome = fit_by_gradient(
@@ -145,7 +144,7 @@ def train(
                 recipe,
                 seed=seed,
                 out=out,
-                identity=identity,
+                identity=plan.identity(),
                 device=place,
                 workers=workers,
                 checkpoint_every=checkpoint_every,
@@ -154,39 +153,79 @@ def train(
                 amp=amp,
                 quiet=quiet,
             )
-        path = out / f"{detector}_{'small' if small else 'paper'}.{dataset_name}.safetensors"
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            checkpoints.save(
-                path,
-                model.cpu(),
-                detector=detector,
-                num_classes=num_classes,
-                overrides=settings,
-                class_names=list(dataset.class_names),
-                small=small,
-                extra={"seed": str(seed)}
-                | ({} if images is None else {"images": str(images)})
-                | ({"skipped": json.dumps(data.skipped)} if data.skipped else {}),
-            )
-            Record(
-                kind="training",
-                detector=detector,
-                scale="small" if small else "paper",
-                overrides=json.loads(json.dumps(settings, default=str)),
-                num_classes=num_classes,
-                weights=Weights(file=path.name, sha256=sha256(path)),
-                dataset=data,
-                hardware=hardware.stamp(
-                    str(place), torch.get_num_threads(), precision="bfloat16" if amp and recipe else "float32"
-                ),
-                seed=seed,
-                learned_from=images,
-                recipe=described,
-                commit=commit(),
-                versions=versions(),
-                metrics=outcome,
-            ).write(out)
+        path = out / f"{detector}_{plan.scale}.{dataset_name}.safetensors"
+        if Share.joined().rank == 0:
+            plan.save(path, model, dataset.class_names)
+            plan.record(path, model.num_classes, place, outcome).write(out)
     return path
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is learnt, from what and how: all that the weights depend on, but for the processes that share the work."""
+
+    detector: str
+    small: bool
+    overrides: dict[str, Any]
+    recipe: dict[str, Any] | None
+    seed: int
+    images: int | None
+    data: DatasetId
+    precision: Precision
+
+    @property
+    def scale(self) -> Literal["small", "paper"]:
+        return "small" if self.small else "paper"
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a state to be continued."""
+        return {
+            "detector": self.detector,
+            "overrides": json.dumps(self.overrides, sort_keys=True, default=str),
+            "recipe": json.dumps(self.recipe, sort_keys=True),
+            "seed": self.seed,
+            "data": self.data.fingerprint,
+            "precision": self.precision,
+        }
+
+    def save(self, path: Path, model: Detector, class_names: Sequence[str]) -> None:
+        """Write the checkpoint."""
+        extra = {"seed": str(self.seed)}
+        if self.images is not None:
+            extra["images"] = str(self.images)
+        if self.data.skipped:
+            extra["skipped"] = json.dumps(self.data.skipped)
+        checkpoints.save(
+            path,
+            model.cpu(),
+            detector=self.detector,
+            num_classes=model.num_classes,
+            overrides=self.overrides,
+            class_names=list(class_names),
+            small=self.small,
+            extra=extra,
+        )
+
+    def record(self, weights: Path, num_classes: int, place: torch.device, outcome: dict[str, Any]) -> Record:
+        """The training Record of a checkpoint."""
+        # Who learns in a way of its own knows nothing of bfloat16.
+        precision: Precision = self.precision if self.recipe else "float32"
+        return Record(
+            kind="training",
+            detector=self.detector,
+            scale=self.scale,
+            overrides=as_json(self.overrides),
+            num_classes=num_classes,
+            weights=weights_id(weights),
+            dataset=self.data,
+            hardware=hardware.stamp(str(place), torch.get_num_threads(), precision=precision),
+            seed=self.seed,
+            learned_from=self.images,
+            recipe=self.recipe,
+            commit=commit(),
+            versions=versions(),
+            metrics=outcome,
+        )
 
 
 def _prepare(device: str, threads: int | None) -> torch.device:

@@ -16,18 +16,26 @@ _GIGA = 1e9
 _KEYPOINTS = ("cornernet511_hg104", "centernet511_hg104")
 
 
+def _costs(found: Evidence, names: tuple[str, ...]) -> dict[str, Found] | Verdict:
+    """By name the cost of each architecture at the paper's size; or why nothing can be told."""
+    costs = {name: found.cost(name) for name in names}
+    lacking = [name for name, cost in costs.items() if cost is None]
+    if lacking:
+        return Verdict("cannot tell", wanted=f"costs of {', '.join(lacking)}: `python -m benchmarks record-costs`")
+    return {name: cost for name, cost in costs.items() if cost is not None}
+
+
 def _counted(
     claim: str, words: str, names: tuple[str, ...], test: Callable[..., tuple[bool, str]], part: str = ""
 ) -> Rule:
     """The rule that a test of what architectures cost at the papers' size is true."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        costs = {name: found.cost(name) for name in names}
-        lacking = [name for name, cost in costs.items() if cost is None]
-        if lacking:
-            return Verdict("cannot tell", wanted=f"costs of {', '.join(lacking)}: `python -m benchmarks record-costs`")
-        true, figure = test(*(cost for cost in costs.values()))
-        return fact(true, figure, *(cost.place for cost in costs.values() if cost is not None))
+        costs = _costs(found, names)
+        if isinstance(costs, Verdict):
+            return costs
+        true, figure = test(*costs.values())
+        return fact(true, figure, *(cost.place for cost in costs.values()))
 
     return Rule(claim, "X", words, judge, part)
 
@@ -40,12 +48,11 @@ def _once(slow: Found, fast: Found) -> tuple[bool, str]:
 
 def _boxes(ours: str, others: tuple[str, ...]) -> Callable[[Claim, Evidence], Verdict]:
     def judge(_: Claim, found: Evidence) -> Verdict:
-        costs = {name: found.cost(name) for name in (ours, *others)}
-        lacking = [name for name, cost in costs.items() if cost is None]
-        if lacking:
-            return Verdict("cannot tell", wanted=f"costs of {', '.join(lacking)}: `python -m benchmarks record-costs`")
-        counted = {name: int(cost.number("boxes")) for name, cost in costs.items() if cost is not None}
-        places = tuple(cost.place for cost in costs.values() if cost is not None)
+        costs = _costs(found, (ours, *others))
+        if isinstance(costs, Verdict):
+            return costs
+        counted = {name: int(cost.number("boxes")) for name, cost in costs.items()}
+        places = tuple(cost.place for cost in costs.values())
         figure = ", ".join(f"{name} {count:,}" for name, count in counted.items())
         less = all(counted[ours] < counted[name] for name in others)
         return fact(less, figure, *places, _VOC)

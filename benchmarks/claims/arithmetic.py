@@ -14,9 +14,9 @@ ROUNDING = Decimal("0.1")
 """Two figures that were rounded to a tenth may differ from what they stand for by so much together."""
 
 
-def fact(true: bool, figure: str, *rests_on: str, otherwise: Word = "fails", wanted: str = "") -> Verdict:
+def fact(true: bool, figure: str, *rests_on: str, otherwise: Word = "fails") -> Verdict:
     """`holds` if it is true, else `fails` or what is given: nothing is open in print."""
-    return Verdict("holds" if true else otherwise, figure, rests_on=rests_on, wanted=wanted)
+    return Verdict("holds" if true else otherwise, figure, rests_on=rests_on)
 
 
 def signed(value: Decimal) -> str:

@@ -20,6 +20,7 @@ from benchmarks.claims.verdicts import LEAST_SEEDS, Word, decide, student
 __all__ = ["Control", "control"]
 
 _DRAWS = 4_000
+_TEST = "shapes test"
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,12 @@ class Control:
     half_width: float
 
 
-def control(found: Evidence, test: str = "shapes test", place: str = "stats.AP") -> Control | None:
+def control(found: Evidence) -> Control | None:
     """Pass pairs of trainings of one configuration through the rule; None with fewer than three configurations."""
-    quantity = points(place)
+    quantity = points("stats.AP")
     arms = {}
-    for name in found.detectors(test):
-        values = [quantity(one.record) for one in found.arm(name, test).values()]
+    for name in found.detectors(_TEST):
+        values = [quantity(one.record) for one in found.arm(name, _TEST).values()]
         known = [value for value in values if value is not None]
         if len(known) > 1:
             arms[name] = known
@@ -63,8 +64,7 @@ def control(found: Evidence, test: str = "shapes test", place: str = "stats.AP")
         for mean, width, agree in zip(means.tolist(), widths.tolist(), same.tolist(), strict=True)
     )
     shares = {word: count / _DRAWS for word, count in sorted(words.items())}
-    names = tuple(arms)
-    return Control(place.partition(".")[2], names, sum(map(len, arms.values())), shares, float(np.median(widths)))
+    return Control("AP", tuple(arms), sum(map(len, arms.values())), shares, float(np.median(widths)))
 
 
 def _differences(arms: Sequence[Sequence[float]]) -> NDArray[np.float64]:

@@ -91,16 +91,15 @@ def pair_rule(
 
 
 def single_rule(
-    claim: str, detector: str, quantity: Quantity, name: str, words: str, *, part: str = "", limit: float = 0.0,
-    test: str = "shapes test",
-) -> Rule:  # fmt: skip
+    claim: str, detector: str, quantity: Quantity, name: str, words: str, *, part: str = "", limit: float = 0.0
+) -> Rule:
     """The rule that `quantity` of one detector exceeds a limit, seed by seed."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        arm = found.arm(detector, test)
+        arm = found.arm(detector, "shapes test")
         values = {seed: value for seed, one in arm.items() if (value := quantity(one.record)) is not None}
         if not values:
-            return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {detector} on {test}")
+            return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {detector} on shapes test")
         places = tuple(one.place for one in arm.values())
         return judge_values(values, f"{name} of {detector}", limit=limit, rests_on=places)
 
@@ -115,7 +114,6 @@ def judge_values(
     matters: float | None = None,
     equal_within: float | None = None,
     rests_on: Sequence[str] = (),
-    unit: str = "points",
 ) -> Verdict:
     """The verdict on values by seed, which are to exceed `limit`: `decide` from three seeds on.
 
@@ -123,7 +121,7 @@ def judge_values(
     """
     matters = (limit or 1.0) if matters is None else matters
     found = student([values[seed] for seed in sorted(values)])
-    figure = f"{name}: {found.mean:+.1f} {unit} ({' '.join(f'{value:+.1f}' for value in found.values)} by seed)"
+    figure = f"{name}: {found.mean:+.1f} points ({' '.join(f'{value:+.1f}' for value in found.values)} by seed)"
     if len(values) < LEAST_SEEDS or found.low is None or found.high is None:
         wanted = f"{LEAST_SEEDS - len(values)} more seeds" if len(values) < LEAST_SEEDS - 1 else "1 more seed"
         return Verdict("cannot tell", figure, rests_on=tuple(rests_on), wanted=wanted)

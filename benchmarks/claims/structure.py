@@ -10,7 +10,6 @@ from benchmarks.claims.ledger import Claim, Rule, Verdict
 
 __all__ = ["RULES"]
 
-_VOC = "refinedet_table1"
 _GIGA = 1e9
 
 

@@ -15,6 +15,12 @@ from benchmarks.claims.verdicts import LEAST_SEEDS, decide
 __all__ = ["RULES"]
 
 
+def _by_seed(found: Evidence, claim: str, test: str, detector: str) -> dict[int, Found]:
+    """What was measured of a detector's trainings, by their seed."""
+    measured = found.measured(claim, data=test, detector=detector)
+    return {seed: one for one in measured if (seed := found.seed(one)) is not None}
+
+
 def _swept(
     claim: str,
     detector: str,
@@ -32,8 +38,7 @@ def _swept(
     """The rule that a value of each training exceeds a limit; `images` is its interval over the images of one."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        own = {seed: one for one in found.measured(rests or claim, data=test, detector=detector)
-               if (seed := found.seed(one)) is not None}  # fmt: skip
+        own = _by_seed(found, rests or claim, test, detector)
         if not own:
             return Verdict(
                 "cannot tell",
@@ -109,14 +114,7 @@ def _recall_follows(one: Found) -> float:
 
 def _crowd_threshold(_: Claim, found: Evidence) -> Verdict:
     """The best threshold on the crowd against that on the sparse scene, of the same weights."""
-    own = {
-        scene: {
-            seed: one
-            for one in found.measured("nms-crowd", data=f"shapes {scene}", detector="ssd300_vgg16")
-            if (seed := found.seed(one)) is not None
-        }
-        for scene in ("crowd", "sparse")
-    }
+    own = {scene: _by_seed(found, "nms-crowd", f"shapes {scene}", "ssd300_vgg16") for scene in ("crowd", "sparse")}
     seeds = own["crowd"].keys() & own["sparse"].keys()
     if not seeds:
         return Verdict(

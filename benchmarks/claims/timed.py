@@ -60,19 +60,17 @@ def _by_image(found: Found, stage: str) -> list[float]:
     return [statistics.median(samples[image::images]) for image in range(images)]
 
 
-def _slower(
-    claim: str, slow: str, fast: str, words: str, *, part: str, limit: float = 1.0, fails_under: float = 1.0
-) -> Rule:
+def _slower(claim: str, slow: str, fast: str, words: str, *, part: str, limit: float = 1.0) -> Rule:
     """The rule that one detector takes more than `limit` times another's time."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
         name = f"time of {slow} over {fast}"
         record = found.beside((slow, fast), _TEST)
         if record is None:
-            return _apart(found, (slow, fast), "end_to_end", name, limit, fails_under)
+            return _apart(found, (slow, fast), "end_to_end", name, limit, fails=1.0)
         first, second = (record.record.samples[f"{detector} end_to_end"] for detector in (slow, fast))
         return judge_ratio(
-            name, first, second, limit=limit, fails_under=fails_under, rests_on=[record.place], how=", side by side"
+            name, first, second, limit=limit, fails_under=1.0, rests_on=[record.place], how=", side by side"
         )
 
     return Rule(claim, "S", f"{words}, {_HERE}", judge, part)

@@ -27,7 +27,7 @@ _R3, _R2, _R1, _R0 = (f"refinedet320_vgg16{name}" for name in ("", "_unfiltered"
 _FILTER, _STEPS, _BLOCKS = Pair((_R3,), (_R2,)), Pair((_R2,), (_R1,)), Pair((_R1,), (_R0,))
 _K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
 _K1, _K2, _K3 = (f"centernet511_hg52_{name}" for name in ("ccp", "cre", "cre_ctp"))
-_CHECK, _ALL = Pair((_K2,), (_K0,)), Pair((_K4,), (_K0,))
+_CHECK = Pair((_K2,), (_K0,))
 
 _GAIN = "the difference is over 0 in every seed and in its interval"
 _MORE_SMALL = "small objects gain more than large ones"

@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.common import Device, Threads, emit, sentences
+from benchmarks.commands.common import (
+    Device,
+    FiguresFile,
+    Seed,
+    SetImages,
+    SetSizes,
+    SharesFile,
+    Threads,
+    emit,
+    sentences,
+)
 
 __all__ = ["app", "budget", "coverage", "gate_rates", "hardware", "score_scale", "score_speed"]
 
@@ -16,7 +26,7 @@ app = typer.Typer()
 
 @app.command("score-speed")
 def score_speed(
-    images: Annotated[str, typer.Option(help="Sizes of the generated sets, with commas.")] = "1250,2500,5000",
+    images: SetSizes = "1250,2500,5000",
     rounds: Annotated[int, typer.Option(help="Runs of each side, by turns.")] = 3,
     hotcoco: Annotated[Path | None, typer.Option(help="A Python that has hotcoco, to time `compare` too.")] = None,
     output: Annotated[Path | None, typer.Option("--json", help="Write the times to this file.")] = None,
@@ -36,10 +46,10 @@ def score_speed(
 
 @app.command("score-scale")
 def score_scale(
-    images: Annotated[str, typer.Option(help="Sizes of the generated sets, with commas.")] = "10000,100000",
+    images: SetSizes = "10000,100000",
     memory: Annotated[str, typer.Option(help="What scoring may take, such as 2G.")] = "2G",
     folder: Annotated[Path | None, typer.Option(help="For temporary files, 25 kB an image.")] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    output: FiguresFile = None,
 ) -> None:
     """How time and memory of `score --memory` grow with the images (minutes; 1000000 images are 15 GB of text)."""
     with sentences():
@@ -62,7 +72,7 @@ def budget(
     rate: Annotated[
         float | None, typer.Option(help="Multiply-accumulates a second that a GPU of yours trains with.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    output: FiguresFile = None,
 ) -> None:
     """What training and testing the whole zoo at the papers' size would cost on VOC and COCO, from the Records."""
     with sentences():
@@ -81,11 +91,11 @@ def budget(
 @app.command("gate-rates")
 def gate_rates(
     sets: Annotated[int, typer.Option(help="Sets of images that are made up.")] = 200,
-    images: Annotated[int, typer.Option(help="Of a set.")] = 300,
+    images: SetImages = 300,
     margin: Annotated[float, typer.Option(help="Points of loss that are of no account.")] = 0.5,
     draws: Annotated[int, typer.Option(help="Resamples a judgement.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")] = None,
+    seed: Seed = 0,
+    output: SharesFile = None,
 ) -> None:
     """How often the gate is wrong about made-up detectors of which the truth is known (some minutes)."""
     with sentences():
@@ -99,11 +109,11 @@ def gate_rates(
 
 @app.command()
 def coverage(
-    images: Annotated[int, typer.Option(help="Of a set.")] = 300,
+    images: SetImages = 300,
     sets: Annotated[int, typer.Option(help="How many sets are drawn.")] = 400,
     draws: Annotated[int, typer.Option(help="Resamples a set.")] = 400,
-    seed: Annotated[int, typer.Option(help="Of everything.")] = 0,
-    output: Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")] = None,
+    seed: Seed = 0,
+    output: SharesFile = None,
 ) -> None:
     """How often intervals hold the score of a population that is known (a minute or two)."""
     with sentences():

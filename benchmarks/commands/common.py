@@ -21,18 +21,34 @@ if TYPE_CHECKING:
     from benchmarks.evaluate import Subject
 
 __all__ = [
+    "ClassCount",
     "DataRoot",
     "DatasetName",
     "DetectorName",
     "Device",
     "Evaluated",
+    "FiguresFile",
+    "GroundTruthFile",
+    "JsonTarget",
     "ModeName",
+    "Note",
     "Out",
+    "RecordsFolder",
+    "ResamplesSeed",
+    "Rounds",
+    "Seed",
+    "SetImages",
+    "SetSizes",
     "Settings",
+    "SharesFile",
     "SkipCorrupt",
     "Split",
+    "ThreadCount",
     "Threads",
+    "TimedImages",
+    "TrainedOn",
     "WeightsFile",
+    "WeightsSeed",
     "emit",
     "sentences",
     "settings_of",
@@ -63,10 +79,26 @@ ModeName = Annotated[
     ),
 ]
 Threads = Annotated[int | None, typer.Option(help="Threads of torch on the CPU.")]
+ThreadCount = Annotated[int, typer.Option(help="Threads of torch on the CPU.")]
+TimedImages = Annotated[int, typer.Option(help="Images to time.")]
+Rounds = Annotated[int, typer.Option(help="How often each is timed.")]
+WeightsSeed = Annotated[int, typer.Option(help="Of random weights.")]
+Seed = Annotated[int, typer.Option(help="Of everything.")]
+ResamplesSeed = Annotated[int, typer.Option(help="Of the resamples.")]
+GroundTruthFile = Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")]
+SetSizes = Annotated[str, typer.Option(help="Sizes of the generated sets, with commas.")]
+Note = Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")]
+JsonTarget = Annotated[str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")]
+SetImages = Annotated[int, typer.Option(help="Of a set.")]
+FiguresFile = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+SharesFile = Annotated[Path | None, typer.Option("--json", help="Write the shares to this file.")]
+RecordsFolder = Annotated[Path | None, typer.Option(help="Folder for the Records; default the committed ones.")]
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Constructor argument, such as size=256; may be repeated.")
 ]
+TrainedOn = Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")]
+ClassCount = Annotated[int, typer.Option(help="Classes of weights that do not say.")]
 SkipCorrupt = Annotated[
     bool,
     typer.Option("--skip-corrupt", help="Leave out images that cannot be decoded; the Record names them, and differs."),

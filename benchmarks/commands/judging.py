@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands.common import DataRoot, DatasetName, Device, Out, Split, sentences
+from benchmarks.commands.common import (
+    DataRoot,
+    DatasetName,
+    Device,
+    GroundTruthFile,
+    Note,
+    Out,
+    RecordsFolder,
+    ResamplesSeed,
+    Split,
+    sentences,
+)
 
 __all__ = ["analyse", "app", "claims", "compare", "explain", "export", "gate", "score", "seal"]
 
@@ -16,17 +27,17 @@ app = typer.Typer()
 
 @app.command()
 def score(
-    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    gt: GroundTruthFile,
     detections: Annotated[
         Path, typer.Option(help="COCO results JSON (also a folder of several), or VOC comp3/comp4 text files.")
     ],
     protocol: Annotated[str, typer.Option(help="coco, fd, voc07, voc10 or all.")] = "all",
     output: Annotated[Path | None, typer.Option("--json", help="Write the numbers to this file.")] = None,
     intervals: Annotated[int, typer.Option(help="95 % intervals from so many resamples of the images.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: ResamplesSeed = 0,
     record: Annotated[str | None, typer.Option(help="Write a Record for `python -m reports`, of this name.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the Record; default runs/NAME.")] = None,
-    note: Annotated[str, typer.Option(help="What a reader of the Record must know, in a sentence.")] = "",
+    note: Note = "",
     memory: Annotated[
         str | None, typer.Option(help="Keep within so much, such as 2G: scores in parts, on disk, without intervals.")
     ] = None,
@@ -68,7 +79,7 @@ def compare(
     gt: Annotated[Path | None, typer.Option(help="Ground truth: a COCO JSON. Numbers need none.")] = None,
     margin: Annotated[float, typer.Option(help="Differences up to so many points are of no account.")] = 0.5,
     draws: Annotated[int, typer.Option(help="Resamples of the images.")] = 1_000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: ResamplesSeed = 0,
     output: Annotated[Path | None, typer.Option("--json", help="Write the comparison to this file.")] = None,
 ) -> None:
     """Is one detector better than another, or can these images not tell? Exit status 2 on bad input."""
@@ -81,7 +92,7 @@ def compare(
 @app.command()
 def explain(
     first: Annotated[Path, typer.Argument(help="Detections that the first AP is of,")],
-    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    gt: GroundTruthFile,
     second: Annotated[Path | None, typer.Argument(help="and the second, if they are others.")] = None,
     source: Annotated[str, typer.Option("--from", help="coco, voc07, ...; or switches: coco,nms=0.5.")] = "coco",
     target: Annotated[str | None, typer.Option("--to", help="Likewise of the second AP; by default the same.")] = None,
@@ -98,7 +109,7 @@ def explain(
 
 @app.command()
 def analyse(
-    gt: Annotated[Path, typer.Option(help="Ground truth: a COCO JSON.")],
+    gt: GroundTruthFile,
     detections: Annotated[Path, typer.Option(help="COCO results JSON, or VOC comp3/comp4 text files.")],
     out: Out,
     images: Annotated[Path | None, typer.Option(help="Folder of the images, to draw those with most errors.")] = None,
@@ -151,7 +162,7 @@ def claims(
     images: Annotated[int, typer.Option(help="Of each split that trained detectors see.")] = 300,
     anew: Annotated[bool, typer.Option("--anew", help="Measure also what is there.")] = False,
     data_root: DataRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the Records; default the committed ones.")] = None,
+    out: RecordsFolder = None,
 ) -> None:
     """Measure what the ledger of claims needs besides trainings, tests and times; `python -m reports` judges."""
     with sentences():

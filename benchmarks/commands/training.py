@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 
 from benchmarks.commands.common import (
+    ClassCount,
     DataRoot,
     DatasetName,
     DetectorName,
     Device,
+    JsonTarget,
+    RecordsFolder,
     Settings,
     SkipCorrupt,
     Split,
     Threads,
+    TrainedOn,
     WeightsFile,
     emit,
     sentences,
@@ -30,9 +34,7 @@ app = typer.Typer()
 
 @app.command("list")
 def list_detectors(
-    output: Annotated[
-        str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")
-    ] = None,
+    output: JsonTarget = None,
 ) -> None:
     """Every detector of the catalog, by year."""
     with sentences():
@@ -137,11 +139,11 @@ def subsample(
     detector: DetectorName,
     out: Annotated[Path, typer.Option(help="Checkpoint to write, a .safetensors file.")],
     keep: Annotated[str, typer.Option(help="voc for its 20 classes, or names with commas.")] = "voc",
-    dataset: Annotated[str, typer.Option(help="What the weights were trained on; names their classes.")] = "coco",
+    dataset: TrainedOn = "coco",
     data_root: DataRoot = None,
     weights: WeightsFile = None,
     settings: Settings = None,
-    classes: Annotated[int, typer.Option(help="Classes of weights that do not say.")] = 80,
+    classes: ClassCount = 80,
 ) -> None:
     """Cut a detector down to some of its classes, such as from COCO to VOC: the others' channels are left out."""
     with sentences():
@@ -193,9 +195,7 @@ def cost(
     size: Annotated[str | None, typer.Option(help="Network input, HxW; default the paper's.")] = None,
     small: Annotated[bool, typer.Option(help="The small size.")] = False,
     settings: Settings = None,
-    output: Annotated[
-        str | None, typer.Option("--json", help="Write JSON to this file, or - for standard output.")
-    ] = None,
+    output: JsonTarget = None,
 ) -> None:
     """Parameters, multiply-accumulates and boxes, without allocating the network."""
     with sentences():
@@ -212,7 +212,7 @@ def cost(
 
 @app.command("record-costs")
 def record_costs(
-    out: Annotated[Path | None, typer.Option(help="Folder for the Records; default the committed ones.")] = None,
+    out: RecordsFolder = None,
 ) -> None:
     """Write the cost Records of the whole catalog, which the reports print."""
     with sentences():

@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.datasets.dataset import Dataset, DatasetError, refuse_strays
 from benchmarks.datasets.download import Archive, fetch_and_unpack
 from benchmarks.jsons import parse_json
+from benchmarks.sentences import quoted
 
 __all__ = ["download_coco", "open_coco"]
 
@@ -94,7 +95,7 @@ def _read(file: Path, folder: Path) -> tuple[dict[str, Any], list[Path]]:
         _check_box(where, annotation, images[image])
         for flag in ("iscrowd", "difficult"):
             if annotation.get(flag, 0) not in (0, 1):
-                raise DatasetError(f"{where}: {flag} is {_short(annotation[flag])}; write 0 or 1")
+                raise DatasetError(f"{where}: {flag} is {quoted(annotation[flag])}; write 0 or 1")
         annotation.setdefault("iscrowd", 0)
     paths = [folder / image["file_name"] for image in truth["images"]]
     present = {path.name for path in folder.iterdir()}
@@ -120,22 +121,17 @@ def _by_id(file: Path, kind: str, rows: list[Any], keys: tuple[str, ...]) -> dic
 
 def _id(where: str, row: Mapping[str, Any], key: str) -> int:
     if type(row[key]) is not int or abs(row[key]) >= 1 << 63:
-        raise DatasetError(f"{where}: {key} is {_short(row[key])}; write a whole number")
+        raise DatasetError(f"{where}: {key} is {quoted(row[key])}; write a whole number")
     return int(row[key])
 
 
 def _check_image(where: str, image: Mapping[str, Any]) -> None:
     name = image["file_name"]
     if not isinstance(name, str) or PurePosixPath(name).name != name or "\0" in name:
-        raise DatasetError(f"{where}: file_name is {_short(name)}; write a file's name without its folder")
+        raise DatasetError(f"{where}: file_name is {quoted(name)}; write a file's name without its folder")
     for side in ("width", "height"):
         if type(image[side]) is not int or not 0 < image[side] <= _WIDEST:
-            raise DatasetError(f"{where}: {side} is {_short(image[side])}; write it in whole pixels")
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
+            raise DatasetError(f"{where}: {side} is {quoted(image[side])}; write it in whole pixels")
 
 
 def _check_box(where: str, annotation: Mapping[str, Any], image: Mapping[str, Any]) -> None:
@@ -143,7 +139,7 @@ def _check_box(where: str, annotation: Mapping[str, Any], image: Mapping[str, An
     numbers = [*box, area] if isinstance(box, list) else []
     if len(numbers) != 5 or not all(type(v) in (int, float) and abs(v) < _BEYOND for v in numbers):
         raise DatasetError(
-            f"{where}: bbox {_short(box)} and area {_short(area)} are not five finite numbers; mend or remove it"
+            f"{where}: bbox {quoted(box)} and area {quoted(area)} are not five finite numbers; mend or remove it"
         )
     if area < 0:
         raise DatasetError(f"{where}: area {area} is negative; give the object's area in square pixels")

@@ -19,6 +19,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from benchmarks.datasets.dataset import Dataset, DatasetError, refuse_strays
 from benchmarks.datasets.download import Archive, fetch_and_unpack
+from benchmarks.sentences import quoted
 
 __all__ = ["CLASS_NAMES", "download_voc", "ground_truth", "open_voc"]
 
@@ -150,6 +151,29 @@ def _members(part: str, data_root: Path) -> tuple[Path, list[str]]:
 
 def _read(file: Path, labels: dict[str, int]) -> tuple[tuple[int, int], list[dict[str, Any]]]:
     """`(H, W)` and objects of one XML file."""
+    root = _parsed(file)
+    height, width = (_number(file, "size", root.find("size"), key) for key in ("height", "width"))
+    if not all(1 <= side <= _WIDEST and side.is_integer() for side in (height, width)):
+        raise DatasetError(f"{file}: size {width:g}x{height:g} is no size of an image; mend the entry")
+    objects = []
+    for number, entry in enumerate(root.findall("object"), 1):
+        name = (entry.findtext("name") or "").strip()
+        where = f"object {number} ({name if len(name) <= 60 and name.isprintable() else quoted(name)})"
+        if name not in labels:
+            raise DatasetError(f"{file}: {where}: the class is unknown; known are {', '.join(labels)}")
+        x1, y1, x2, y2 = _box(file, where, entry.find("bndbox"), width, height)
+        objects.append({
+            "category_id": labels[name] + 1,
+            "bbox": [_plain(value) for value in (x1, y1, x2 - x1, y2 - y1)],
+            "area": _plain((x2 - x1) * (y2 - y1)),
+            "iscrowd": 0,
+            "difficult": _flag(file, where, entry, "difficult"),
+            "truncated": _flag(file, where, entry, "truncated"),
+        })  # fmt: skip
+    return (int(height), int(width)), objects
+
+
+def _parsed(file: Path) -> Element:
     try:
         content = file.read_bytes()
     except FileNotFoundError as error:
@@ -167,36 +191,25 @@ def _read(file: Path, labels: dict[str, int]) -> tuple[tuple[int, int], list[dic
         ) from error
     except (ParseError, LookupError, ValueError) as error:
         raise DatasetError(f"{file}: is no whole XML file ({error}); unpack the archive again") from error
-    height, width = (_number(file, "size", root.find("size"), key) for key in ("height", "width"))
-    if not all(1 <= side <= _WIDEST and side.is_integer() for side in (height, width)):
-        raise DatasetError(f"{file}: size {width:g}x{height:g} is no size of an image; mend the entry")
-    objects = []
-    for number, entry in enumerate(root.findall("object"), 1):
-        name = (entry.findtext("name") or "").strip()
-        where = f"object {number} ({name if len(name) <= 60 and name.isprintable() else _short(name)})"
-        if name not in labels:
-            raise DatasetError(f"{file}: {where}: the class is unknown; known are {', '.join(labels)}")
-        box = entry.find("bndbox")
-        xmin, ymin, xmax, ymax = (_number(file, where, box, key) for key in ("xmin", "ymin", "xmax", "ymax"))
-        if xmax < xmin or ymax < ymin:
-            raise DatasetError(f"{file}: {where}: box {xmin:g} {ymin:g} {xmax:g} {ymax:g} is inverted; mend the entry")
-        if max(1 - xmin, 1 - ymin, xmax - width, ymax - height) > _OVERHANG:
-            raise DatasetError(
-                f"{file}: {where}: box {xmin:g} {ymin:g} {xmax:g} {ymax:g} reaches out of the {width:g}x{height:g} "
-                "image by more than 2 pixels; mend the entry"
-            )
-        x1, y1, x2, y2 = max(0.0, xmin - 1), max(0.0, ymin - 1), min(width, xmax), min(height, ymax)
-        if x2 <= x1 or y2 <= y1:
-            raise DatasetError(f"{file}: {where}: nothing of the box lies in the image; mend the entry")
-        objects.append({
-            "category_id": labels[name] + 1,
-            "bbox": [_plain(value) for value in (x1, y1, x2 - x1, y2 - y1)],
-            "area": _plain((x2 - x1) * (y2 - y1)),
-            "iscrowd": 0,
-            "difficult": _flag(file, where, entry, "difficult"),
-            "truncated": _flag(file, where, entry, "truncated"),
-        })  # fmt: skip
-    return (int(height), int(width)), objects
+    return root
+
+
+def _box(
+    file: Path, where: str, entry: Element | None, width: float, height: float
+) -> tuple[float, float, float, float]:
+    """Continuous corners, cut at the image's border."""
+    xmin, ymin, xmax, ymax = (_number(file, where, entry, key) for key in ("xmin", "ymin", "xmax", "ymax"))
+    if xmax < xmin or ymax < ymin:
+        raise DatasetError(f"{file}: {where}: box {xmin:g} {ymin:g} {xmax:g} {ymax:g} is inverted; mend the entry")
+    if max(1 - xmin, 1 - ymin, xmax - width, ymax - height) > _OVERHANG:
+        raise DatasetError(
+            f"{file}: {where}: box {xmin:g} {ymin:g} {xmax:g} {ymax:g} reaches out of the {width:g}x{height:g} "
+            "image by more than 2 pixels; mend the entry"
+        )
+    x1, y1, x2, y2 = max(0.0, xmin - 1), max(0.0, ymin - 1), min(width, xmax), min(height, ymax)
+    if x2 <= x1 or y2 <= y1:
+        raise DatasetError(f"{file}: {where}: nothing of the box lies in the image; mend the entry")
+    return x1, y1, x2, y2
 
 
 def _number(file: Path, where: str, parent: Element | None, key: str) -> float:
@@ -206,20 +219,15 @@ def _number(file: Path, where: str, parent: Element | None, key: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DatasetError(f"{file}: {where}: {key} is {_short(text)}, not a number; mend the entry")
+        raise DatasetError(f"{file}: {where}: {key} is {quoted(text)}, not a number; mend the entry")
     return value
-
-
-def _short(text: str | None) -> str:
-    shown = repr(text)
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def _flag(file: Path, where: str, entry: Element, key: str) -> int:
     """0 or 1; files that leave the flag out, or empty, mean 0."""
     text = (entry.findtext(key) or "0").strip()
     if text not in ("0", "1"):
-        raise DatasetError(f"{file}: {where}: {key} is {_short(text)}, not 0 or 1; mend the entry")
+        raise DatasetError(f"{file}: {where}: {key} is {quoted(text)}, not 0 or 1; mend the entry")
     return int(text)
 
 

@@ -13,6 +13,7 @@ import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from benchmarks.results import write_atomically
+from benchmarks.sentences import entry_and_reason
 
 __all__ = [
     "Processor",
@@ -189,9 +190,8 @@ def read_trace(path: Path) -> list[Sample]:
     except OSError as error:
         raise TraceError(f"{path}: cannot be read ({error.strerror}); record the trace again") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        entry = ".".join(map(str, first["loc"])) or "the file"
-        raise TraceError(f"{path}: {entry}: {first['msg']}; record the trace again") from error
+        entry, reason = entry_and_reason(error)
+        raise TraceError(f"{path}: {entry}: {reason}; record the trace again") from error
     for turn in range(1, len(samples)):
         if samples[turn].at < samples[turn - 1].at:
             raise TraceError(f"{path}: {turn}.at: lies before the sample that precedes it; record the trace again")

@@ -7,7 +7,7 @@ statistics are derived.
 
 from __future__ import annotations
 
-from benchmarks.latency.clock import COPIES, STAGES, by_stage, detect_timed, interleaved, time_call
+from benchmarks.latency.clock import COPIES, STAGES, by_stage, detect_timed, interleaved, time_call, wait_for
 from benchmarks.latency.machine import ForeignLoad, fixed_threads
 from benchmarks.latency.measure import LatencyResult, measure_latency
 from benchmarks.latency.samples import outliers, summarise
@@ -29,4 +29,5 @@ __all__ = [
     "outliers",
     "summarise",
     "time_call",
+    "wait_for",
 ]

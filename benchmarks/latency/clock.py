@@ -19,7 +19,7 @@ from torch import Tensor
 from ops.structures import Detections
 from zoo.detector import Detector, listening
 
-__all__ = ["COPIES", "STAGES", "by_stage", "detect_timed", "interleaved", "time_call"]
+__all__ = ["COPIES", "STAGES", "by_stage", "detect_timed", "interleaved", "time_call", "wait_for"]
 
 STAGES = ("preprocess", "network", "postprocess", "end_to_end")
 """Of every detector. Those that propose regions have `proposals` besides, which `network` then leaves out."""
@@ -91,6 +91,12 @@ class _Clock:
         return stages | parts
 
 
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was told, which it does while the host goes on; a CPU has done it already."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def time_call(model: Detector, images: list[Tensor], device: torch.device) -> dict[str, float]:
     """Seconds of one call by stage: `STAGES`, the `COPIES` there are, and what the detector marks, as `proposals`."""
     return detect_timed(model, images, device)[0]
@@ -108,8 +114,7 @@ def detect_timed(
         now: The host's clock, in seconds.
     """
     on_cuda = device.type == "cuda"
-    if on_cuda:
-        torch.cuda.synchronize(device)
+    wait_for(device)
     start = now()
     clock = _Clock(_events(device) if on_cuda else now)
     with listening(clock):
@@ -125,8 +130,7 @@ def detect_timed(
         if on_cuda:
             answers = [answer.to("cpu") for answer in answers]
             clock.end("device_to_host")
-    if on_cuda:
-        torch.cuda.synchronize(device)
+    wait_for(device)
     end = now()
     between = _between_events if on_cuda else _between_seconds
     return {**clock.seconds(between), "end_to_end": end - start}, answers

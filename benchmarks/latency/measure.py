@@ -129,21 +129,14 @@ def measure_latency(
         ValueError: The set is empty, or one of the numbers is not positive, or no batch can be filled, or the detector
             takes its proposals from a memory.
     """
-    if min(images, batch, 1 if threads is None else threads) < 1:
-        raise ValueError(f"need at least 1 image, thread and image a batch, got {images}, {threads} and {batch}")
-    images = min(images, len(dataset))
-    if images < batch:
-        raise ValueError(f"{images} images fill no batch of {batch}; use a larger set or a smaller batch")
     device, warmup = torch.device(device), warmup or WarmUp()
+    calls = _calls(dataset, images, batch, threads)
     model.to(device).eval()
-    pictures = [dataset[index][0] for index in range(images)]
-    calls = [pictures[start : start + batch] for start in range(0, images - batch + 1, batch)]
     if isinstance(proposer := proposer_of(model), Memory):
         raise ValueError("proposals out of a memory cannot be timed; give the detector its proposer back")
-
     if proposer is not None:
         # What it imports at its first use must be there when threads are set.
-        proposer(pictures[0])
+        proposer(calls[0][0])
     rounds = _Rounds(model, calls, device, clock)
     with torch.inference_mode(), fixed_threads(threads) as fixed:
         warm, steady = warm_up(rounds.call, len(calls), warmup, clock)
@@ -155,29 +148,45 @@ def measure_latency(
             lambda: rounds(seconds if stopping is None else None), stopping, clock, disturbed, discard, progress
         )
         foreign = load.cores()
-    a_round = len(sampled.calls) // sampled.rounds
-    protocol: dict[str, Any] = {
-        "batch": batch,
-        "threads": fixed,
-        "images": a_round * batch,
-        "order": "first of the split, in order",
-        "from": "decoded image in host memory",
-        "to": "detections in host memory",
-        "clock": "events, host clock end to end" if device.type == "cuda" else "host clock",
-        "warmup": {**warmup.model_dump(), "calls": len(warm)},
-    }
-    if stopping is not None:
-        protocol |= {"rounds": sampled.rounds, "calls_a_round": a_round, "stopping": stopping.model_dump()}
+    conditions = {"batch": batch, "threads": fixed, "images": len(sampled.calls) // sampled.rounds * batch}
     return LatencyResult(
         # The clock's own step: more digits say nothing, and fill Records.
         {name: [round(value, 9) for value in values] for name, values in by_stage(sampled.calls).items()},
         warm,
         steady and not sampled.faults,
         foreign,
-        protocol,
+        {**conditions, **_rules(device, sampled, warmup, len(warm), stopping)},
         rounds.answers,
         _sampling(sampled, steady),
     )
+
+
+def _calls(dataset: Images, images: int, batch: int, threads: int | None) -> list[list[Tensor]]:
+    """The images of each call, decoded."""
+    if min(images, batch, 1 if threads is None else threads) < 1:
+        raise ValueError(f"need at least 1 image, thread and image a batch, got {images}, {threads} and {batch}")
+    images = min(images, len(dataset))
+    if images < batch:
+        raise ValueError(f"{images} images fill no batch of {batch}; use a larger set or a smaller batch")
+    pictures = [dataset[index][0] for index in range(images)]
+    return [pictures[start : start + batch] for start in range(0, images - batch + 1, batch)]
+
+
+def _rules(
+    device: torch.device, sampled: Sampled, warmup: WarmUp, warm_calls: int, stopping: Stopping | None
+) -> dict[str, Any]:
+    """What is timed and by which clock, and the rules that began and ended it."""
+    found: dict[str, Any] = {
+        "order": "first of the split, in order",
+        "from": "decoded image in host memory",
+        "to": "detections in host memory",
+        "clock": "events, host clock end to end" if device.type == "cuda" else "host clock",
+        "warmup": {**warmup.model_dump(), "calls": warm_calls},
+    }
+    if stopping is not None:
+        found["rounds"], found["calls_a_round"] = sampled.rounds, len(sampled.calls) // sampled.rounds
+        found["stopping"] = stopping.model_dump()
+    return found
 
 
 def _sampling(sampled: Sampled, steady: bool) -> dict[str, Any]:

@@ -18,14 +18,13 @@ from benchmarks.hardware import Stopping, WarmUp
 from benchmarks.latency.samples import LEVEL
 from benchmarks.metrics.quantiles import quantile_between
 
-__all__ = ["Discard", "Disturbed", "Sampled", "is_steady", "relative_half_width", "sample", "warm_up"]
+__all__ = ["Call", "Discard", "Disturbed", "Sampled", "is_steady", "relative_half_width", "sample", "warm_up"]
 
 Call = Mapping[str, float]
 """Seconds of one call by stage."""
 
 Disturbed = Callable[[float, float], list[str]]
 """Given two times on the clock of the measurement, what disturbed in between, a sentence each; empty for nothing."""
-
 
 Discard = Callable[[float, float], None]
 """Told of the two ends of a window that was thrown away."""

@@ -26,11 +26,13 @@ from benchmarks.metrics.coco import (
     mean_or_none,
     precision_curves,
 )
-from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError, load_detections, load_ground_truth
+from benchmarks.metrics.data import GroundTruth, Note, Results, ScoreError
+from benchmarks.metrics.detections import load_detections
 from benchmarks.metrics.fd import FD, fd_stats, one_minus_mean
+from benchmarks.metrics.ground_truth import load_ground_truth
 from benchmarks.metrics.intervals import intervals_of
 from benchmarks.metrics.masks import MASKS, encode_masks, mask_ap, read_masks
-from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, VOC_THRESHOLD, Matches, match
+from benchmarks.metrics.matching import AREAS, AT50, CAP, THRESHOLDS, VOC_THRESHOLD, Matches, match
 from benchmarks.metrics.miss_rate import miss_rates
 from benchmarks.metrics.proposals import proposal_recall
 from benchmarks.metrics.voc import voc_average_precision
@@ -62,8 +64,6 @@ __all__ = [
 ]
 
 PROTOCOLS = ("coco", "fd", "voc07", "voc10", "all")
-
-_AT50 = COCO.start
 
 
 def score(
@@ -145,7 +145,7 @@ def scores_of(
         precision = curves.precision[0, k]
         per_class[label] = {
             "AP": asked("coco", mean_or_none(precision[COCO])),
-            "AP50": asked("coco", mean_or_none(precision[_AT50])),
+            "AP50": asked("coco", mean_or_none(precision[AT50])),
             "FD": asked("fd", one_minus_mean(precision[FD])),
             "AP07": asked("voc07", mean_or_none(ap07[[k]])),
             "AP10": asked("voc10", mean_or_none(ap10[[k]])),

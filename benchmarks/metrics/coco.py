@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.metrics.compiled import compiled
-from benchmarks.metrics.matching import AREAS, CAP, THRESHOLDS, Matches
+from benchmarks.metrics.matching import AREAS, AT50, CAP, THRESHOLDS, Matches
 
 __all__ = [
     "COCO",
@@ -31,10 +31,10 @@ __all__ = [
 
 RECALLS = np.linspace(0, 1, 101)
 MAX_DETECTIONS = (1, 10, CAP)
-COCO = slice(9, 19)
+COCO = slice(AT50, len(THRESHOLDS))
 """Which of `THRESHOLDS` COCO averages over: .50:.05:.95."""
 
-_AT50, _AT75 = 9, 14
+_AT75 = AT50 + 5
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def coco_stats(curves: Curves) -> dict[str, float | None]:
     precision, recall = curves.precision[:, :, COCO], curves.recall[:, :, :, COCO]
     return {
         "AP": mean_or_none(precision[0]),
-        "AP50": mean_or_none(curves.precision[0, :, _AT50]),
+        "AP50": mean_or_none(curves.precision[0, :, AT50]),
         "AP75": mean_or_none(curves.precision[0, :, _AT75]),
         **{f"AP_{scale}": mean_or_none(precision[a]) for a, scale in enumerate(AREAS) if a},
         **{f"AR{most}": mean_or_none(recall[m, 0]) for m, most in enumerate(MAX_DETECTIONS)},
@@ -135,7 +135,7 @@ def precision_curves(curves: Curves) -> dict[str, list[float]]:
     known = curves.objects[0] > 0
     if not known.any():
         return {}
-    places = {"IoU50": _AT50, "IoU75": _AT75}
+    places = {"IoU50": AT50, "IoU75": _AT75}
     return {name: curves.precision[0, known, at].mean(axis=0).round(4).tolist() for name, at in places.items()}
 
 

@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.metrics.coco import accumulate, coco_stats
-from benchmarks.metrics.data import GroundTruth, ScoreError, load_detections, load_ground_truth, read_json
+from benchmarks.metrics.data import GroundTruth, ScoreError
+from benchmarks.metrics.detections import load_detections
+from benchmarks.metrics.entries import read_json
+from benchmarks.metrics.ground_truth import load_ground_truth
 from benchmarks.metrics.matching import match
 from benchmarks.segments import check_segment
 

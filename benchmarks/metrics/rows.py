@@ -11,15 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.data import (
-    GroundTruth,
-    Oddities,
-    ScoreError,
-    detections_of_text,
-    empty_ground_truth,
-    objects_of,
-    parse,
-)
+from benchmarks.metrics.data import GroundTruth, Oddities, ScoreError
+from benchmarks.metrics.detections import detections_of_text
+from benchmarks.metrics.entries import parse
+from benchmarks.metrics.ground_truth import empty_ground_truth, objects_of
 from benchmarks.metrics.pieces import Piece, list_of_file, pieces
 from benchmarks.metrics.spill import Rows
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmarks.jsons import parse_json
+from benchmarks.sentences import entry_and_reason
 
 __all__ = [
     "COMMITTED",
@@ -254,9 +255,8 @@ class Record(_Frozen):
         except OSError as error:
             raise RecordError(f"{path}: cannot be read ({error.strerror}); measure again to write it anew") from error
         except ValidationError as error:
-            first = error.errors()[0]
-            entry = ".".join(map(str, first["loc"]))[:200] or "the file"
-            raise RecordError(f"{path}: {entry}: {first['msg'][:300]}; delete the file and measure again") from error
+            entry, reason = entry_and_reason(error)
+            raise RecordError(f"{path}: {entry[:200]}: {reason[:300]}; delete the file and measure again") from error
         except ValueError as error:
             raise RecordError(f"{path}: is no JSON ({error}); delete the file and measure again") from error
 

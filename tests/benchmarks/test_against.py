@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from benchmarks import against
 from benchmarks.__main__ import app
-from benchmarks.against import OPPONENTS, Pair, agreement, compare, generated_images, pair_up
+from benchmarks.against import agreement, compare
 from benchmarks.metrics.intervals import ratio_of_medians
+from benchmarks.opponents import OPPONENTS, Pair, generated_images, pair_up
 from benchmarks.results import Record
 from ops.structures import Detections
 from zoo import build

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.descent import _course
+from benchmarks.descent.losses import course
 from benchmarks.metrics import accumulate, load_detections, load_ground_truth, match, precision_curves, score
 from benchmarks.recording import cost_record
 from zoo import CATALOG
@@ -44,9 +44,9 @@ def test_means_of_the_curves_are_the_aps() -> None:
 
 def test_a_course_is_the_whole_loss_thinned_out(tmp_path: Path) -> None:
     log = tmp_path / "losses.jsonl"
-    assert _course(log) == []
+    assert course(log) == []
     log.write_text("".join(json.dumps({"step": 50 * n, "box": 1.0 / (n + 1), "class": 2.0}) + "\n" for n in range(130)))
-    found = _course(log, most=60)
+    found = course(log, most=60)
     assert len(found) <= 60
     assert found[0] == [0, 3.0]
     assert found[1] == [150, 2.25]

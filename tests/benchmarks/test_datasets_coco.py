@@ -7,51 +7,31 @@ import copy
 import io
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from pycocotools.coco import COCO
 
 from benchmarks.datasets import DatasetError, open_dataset
 from benchmarks.datasets.coco import open_coco
+from tests import coco_files
+from tests.coco_files import write_coco
 from tests.contract import assert_is_dataset
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "coco_val2017_197"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="needs the real data sets beside the checkout")
 
-TRUTH: dict[str, Any] = {
-    "info": {"year": 2017},
-    "images": [
-        {"id": 42, "file_name": "b.jpg", "width": 40, "height": 30},
-        {"id": 7, "file_name": "a.jpg", "width": 20, "height": 10},
-    ],
-    "categories": [{"id": 3, "name": "car"}, {"id": 90, "name": "toothbrush"}],
-    "annotations": [
-        {"id": 11, "image_id": 7, "category_id": 90, "bbox": [1.5, 2, 3.25, 4], "area": 6.5, "iscrowd": 0,
-         "segmentation": [[1.5, 2, 4.75, 2, 4.75, 6, 1.5, 6]]},
-        {"id": 12, "image_id": 7, "category_id": 3, "bbox": [0, 0, 20, 10], "area": 100, "iscrowd": 1,
-         "segmentation": {"size": [10, 20], "counts": [100, 50, 50]}},
-        {"id": 13, "image_id": 7, "category_id": 3, "bbox": [5, 5, 0, 3], "area": 1, "iscrowd": 0},
-    ],
-}  # fmt: skip
+FLAT = {"id": 13, "image_id": 7, "category_id": 3, "bbox": [5, 5, 0, 3], "area": 1, "iscrowd": 0}
+TRUTH = {"info": {"year": 2017}, **coco_files.TRUTH, "annotations": [*coco_files.TRUTH["annotations"], FLAT]}
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Callable[..., Path]:
-    def write(truth: Any, images: str = "images/val2017") -> Path:
-        (tmp_path / images).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "annotations").mkdir(exist_ok=True)
-        Image.new("RGB", (40, 30), (90, 90, 90)).save(tmp_path / images / "b.jpg")
-        Image.new("RGB", (20, 10), (90, 90, 90)).save(tmp_path / images / "a.jpg")
-        text = truth if isinstance(truth, str) else json.dumps(truth)
-        (tmp_path / "annotations" / "instances_val2017.json").write_text(text)
-        return tmp_path
-
-    return write
+    return partial(write_coco, tmp_path)
 
 
 @pytest.mark.parametrize("images", ["images/val2017", "val2017", "images"])
@@ -132,7 +112,7 @@ def changed(*path: str | int, value: Any = None) -> dict[str, Any]:
         (changed("annotations", 0, "bbox", value=[1, 2, -3, 4]), "annotation 11: bbox .* negative side"),
         (changed("annotations", 0, "bbox", value=[10, 2, 18, 4]), "annotation 11: bbox .* reaches 8 pixels out"),
         (changed("annotations", 0, "area", value="big"), "annotation 11: bbox .* area 'big'"),
-        (changed("images", 0, "file_name", value="c.jpg"), r"c\.jpg: is missing, as are 0 other"),
+        (changed("images", 0, "file_name", value="c.png"), r"c\.png: is missing, as are 0 other"),
     ],
 )
 def test_bad_files(root: Callable[..., Path], truth: Any, message: str) -> None:

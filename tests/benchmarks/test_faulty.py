@@ -18,12 +18,13 @@ from benchmarks.datasets import DatasetError
 from benchmarks.datasets.coco import open_coco
 from benchmarks.datasets.intact import without_corrupt
 from benchmarks.descent import Draws, fit_by_gradient
-from benchmarks.evaluate import Subject, dataset_id, evaluate
-from benchmarks.pieces import PIECES
+from benchmarks.evaluate import Subject, evaluate
+from benchmarks.evaluate.partial import PARTIAL
 from benchmarks.protocol import ProtocolError
+from benchmarks.provenance import dataset_id
 from benchmarks.results import DatasetId, Record
-from benchmarks.states import TrainingError
 from benchmarks.stopping import alone_in
+from benchmarks.training_state import TrainingError
 from reports.protocols import by_protocol
 from reports.records import Entry
 from tests.benchmarks import toy_training as toy
@@ -141,14 +142,14 @@ def test_an_evaluation_goes_on_and_ends_with_the_same_files(data: Path, tmp_path
     with pytest.raises(DatasetError):
         evaluate(counting, dataset, out=tmp_path / "out", quiet=True)
     assert len(looked) == 5
-    assert (tmp_path / "out" / PIECES).exists()
+    assert (tmp_path / "out" / PARTIAL).exists()
     path.write_bytes(good)
     again = evaluate(counting, open_coco("tiny", data), out=tmp_path / "out", quiet=True)
     assert len(looked) == 7, "what was found before the fault was not used"
     assert again == whole
     for name in ("detections.json", "metrics.json", f"{whole.name}.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not (tmp_path / "out" / PIECES).exists()
+    assert not (tmp_path / "out" / PARTIAL).exists()
 
 
 def test_two_evaluations_into_one_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +194,7 @@ def test_losses_logged_before_the_first_state_are_not_logged_twice(tmp_path: Pat
 
 
 def test_a_state_is_saved_after_minutes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.states import TrainingState
+    from benchmarks.training_state import TrainingState
 
     saved = []
     plain = TrainingState.save

@@ -13,7 +13,6 @@ import pytest
 
 from benchmarks.hardware import (
     HardwareProfile,
-    Observed,
     ProfileError,
     WarmUp,
     conforms,
@@ -23,21 +22,14 @@ from benchmarks.hardware import (
     stamp,
 )
 from benchmarks.hardware.profiles import Kernel
+from tests.benchmarks import machines
+from tests.benchmarks.machines import cpu_profile, gpu_profile
 
-GPU = HardwareProfile(
-    name="gpu",
-    device="cuda",
+GPU = gpu_profile(
     device_name="NVIDIA H200( .*)?",
-    architecture="x86_64",
-    cores=16,
-    threads=16,
     precisions=("tf32", "float16"),
     batches=(1, 2, 4),
     clocks="locked",
-    ecc=True,
-    mig=False,
-    pcie_generation=5,
-    pcie_width=16,
     governor="performance",
     omp_wait_policies=("unset", "active"),
     cudnn_benchmark=False,
@@ -45,24 +37,13 @@ GPU = HardwareProfile(
     memory_gib=(135, 145),
     driver=("550.54", "600"),
     cuda=("12.4", "13.9"),
-    power_cap_w=700,
 )
-SEEN = Observed(
-    device="cuda",
-    device_name="NVIDIA H200",
-    architecture="x86_64",
-    cores=16,
-    memory_gib=139.8,
-    threads=16,
+SEEN = replace(
+    machines.SEEN,
     precision="tf32",
     driver="570.124.06",
     cuda="12.10",
-    power_cap_w=700.0,
     clocks="locked",
-    ecc=True,
-    mig=False,
-    pcie_generation=5,
-    pcie_width=16,
     governor="performance",
     omp_wait_policy="unset",
     cudnn_benchmark=False,
@@ -157,17 +138,7 @@ def test_a_stamp_names_the_profile_or_says_why_not() -> None:
     here = observe("cpu", threads=3)
     assert here.cores >= 1
     assert here.memory_gib > 0.1
-    profile = HardwareProfile(
-        name="here",
-        device="cpu",
-        device_name=".*",
-        architecture=here.architecture,
-        cores=here.cores,
-        threads=3,
-        precisions=("float32",),
-        batches=(1,),
-        clocks="any",
-    )
+    profile = cpu_profile(name="here", architecture=here.architecture, cores=here.cores, threads=3)
     other = profile.model_copy(update={"name": "other", "threads": 2, "batches": (4,)})
     close = profile.model_copy(update={"name": "close", "threads": 2})
     profiles = {"gpu": GPU, "other": other, "close": close, "here": profile}

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, mask_ap, score
-from benchmarks.metrics import data as reader
+from benchmarks.metrics.entries import is_id
 from benchmarks.metrics.scan import read_bytes, scan_results
 
 Json = dict[str, Any]
@@ -537,5 +537,5 @@ def test_machine_code_is_kept_where_it_can_be_written(tmp_path: Path) -> None:
 
 
 def test_ids_are_told_from_other_values() -> None:
-    assert all(map(reader._is_id, (0, -3, "a", np.int64(5))))
-    assert not any(map(reader._is_id, (True, 1.0, None, np.bool_(True), [1])))
+    assert all(map(is_id, (0, -3, "a", np.int64(5))))
+    assert not any(map(is_id, (True, 1.0, None, np.bool_(True), [1])))

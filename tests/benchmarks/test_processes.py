@@ -16,7 +16,7 @@ import torch
 from benchmarks.descent import fit_by_gradient
 from benchmarks.processes import Share
 from benchmarks.results import Record
-from benchmarks.states import TrainingError
+from benchmarks.training_state import TrainingError
 from tests.benchmarks import toy_processes as toy
 from tests.benchmarks import toy_training
 

@@ -60,3 +60,10 @@ def test_a_rival_has_the_same_boxes_and_other_scores(tmp_path: Path) -> None:
     assert all(a["score"] != b["score"] >= 0 for a, b in zip(rows, rival, strict=True))
     with pytest.raises(RuntimeError, match=r"a process to be timed failed: .*no such thing"):
         run_program("raise ValueError('no such thing')", gt, detections, detections, tmp_path / "out")
+
+
+def test_a_program_is_asked_for_its_ap_whatever_it_prints_before(tmp_path: Path) -> None:
+    found = run_program("import sys\nprint(len(sys.argv), end='')\nAP = 0.25", *[tmp_path / name for name in "abcd"])
+    assert found.ap == 0.25
+    assert found.seconds > 0
+    assert found.mib > 1

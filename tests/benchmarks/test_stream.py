@@ -13,8 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
-from benchmarks.metrics import ScoreError, score, stream
-from benchmarks.metrics.data import load_detections, load_ground_truth
+from benchmarks.metrics import ScoreError, load_detections, load_ground_truth, score, stream
 from benchmarks.metrics.pieces import list_of_file, lists_of_object, pieces
 from benchmarks.metrics.spill import Spill
 from benchmarks.metrics.stream import Limits, stream_score

@@ -16,57 +16,18 @@ import psutil
 import pynvml
 import pytest
 
-from benchmarks.hardware import HardwareProfile, Observed, Watch, observe, stamp_watched, watch
+from benchmarks.hardware import HardwareProfile, Watch, observe, stamp_watched, watch
 from benchmarks.hardware.nvml import Nvml
 from benchmarks.hardware.profiles import Band, Watching
 from benchmarks.hardware.sampling import Replay, Sample, TraceError, read_trace, taken, write_trace
 from benchmarks.hardware.verdicts import judge, ranges
+from tests.benchmarks.machines import SEEN, cpu_profile, gpu_profile
 
 OWN, OTHER = os.getpid(), 1
 
-GPU = HardwareProfile(
-    name="gpu",
-    device="cuda",
-    device_name="NVIDIA H200",
-    architecture="x86_64",
-    cores=16,
-    threads=16,
-    precisions=("float32",),
-    batches=(1,),
-    clocks="watched",
-    ecc=True,
-    mig=False,
-    power_cap_w=700,
-    pcie_generation=5,
-    pcie_width=16,
-    calibration={"nms": Band(seconds=1.0, band=(0.9, 1.2))},
-)
+GPU = gpu_profile(calibration={"nms": Band(seconds=1.0, band=(0.9, 1.2))})
 LOCKED = GPU.model_copy(update={"clocks": "locked"})
-CPU = HardwareProfile(
-    name="box",
-    device="cpu",
-    device_name=".*",
-    architecture="x86_64",
-    cores=2,
-    threads=2,
-    precisions=("float32",),
-    batches=(1,),
-    clocks="any",
-    watch=Watching(period=1.0, foreign_cores=0.1, stolen_cores=0.05, tolerated=0.05),
-)
-FACTS = Observed(
-    device="cuda",
-    device_name="NVIDIA H200",
-    architecture="x86_64",
-    cores=16,
-    memory_gib=140.0,
-    threads=16,
-    power_cap_w=700.0,
-    ecc=True,
-    mig=False,
-    pcie_generation=5,
-    pcie_width=16,
-)
+CPU = cpu_profile(watch=Watching(period=1.0, foreign_cores=0.1, stolen_cores=0.05, tolerated=0.05))
 WORKING = Sample(
     at=0.0,
     clock_mhz=1980,
@@ -263,7 +224,7 @@ def test_ranges_are_least_median_and_most() -> None:
 @pytest.fixture
 def replayed() -> Iterator[Watch]:
     """A watch of a run that is throttled from 3.0 s to 3.4 s; looks are taken by hand."""
-    with Watch(Replay(trace((3.0, 3.4, HOT))), GPU, facts=lambda: FACTS, period=3600) as seen:
+    with Watch(Replay(trace((3.0, 3.4, HOT))), GPU, facts=lambda: SEEN, period=3600) as seen:
         yield seen
 
 
@@ -302,14 +263,14 @@ def test_discarding_another_window_helps_nothing(replayed: Watch) -> None:
 
 def test_what_does_not_pass_disturbs_no_window() -> None:
     blind = trace((3.0, 9.9, {"reasons": None, "mig": True}))
-    with Watch(Replay(blind), LOCKED, facts=lambda: FACTS, period=3600) as seen:
+    with Watch(Replay(blind), LOCKED, facts=lambda: SEEN, period=3600) as seen:
         go_on(seen, 6.0)
         assert seen.disturbed(4.0, 6.0) == []
         assert {f.label for f in seen.findings()} == {"permission lost", "MIG on", "not locked, watched"}
 
 
 def stamped(samples: list[Sample], profile: HardwareProfile = GPU, nms: float = 1.0, **after: Any) -> Any:
-    facts = iter([FACTS, replace(FACTS, **after)])
+    facts = iter([SEEN, replace(SEEN, **after)])
     with Watch(Replay(samples), profile, facts=lambda: next(facts), period=3600, calibration={"nms": nms}) as seen:
         for _ in samples[2:]:
             seen.look()
@@ -349,7 +310,7 @@ def test_without_bands_or_times_no_run_conforms() -> None:
     assert stamped(trace(), bare).deviations == ("gpu: calibration: not calibrated, the profile has no bands yet",)
     both = GPU.model_copy(update={"calibration": {**GPU.calibration, "convolution": Band(seconds=1, band=(1, 1))}})
     assert stamped(trace(), both).deviations == ("gpu: calibration: convolution was not timed",)
-    with Watch(Replay(trace()), GPU, facts=lambda: FACTS, period=3600) as seen:
+    with Watch(Replay(trace()), GPU, facts=lambda: SEEN, period=3600) as seen:
         pass
     assert stamp_watched(seen, profiles={"gpu": GPU}).deviations == ("gpu: calibration: the kernels were not timed",)
 
@@ -515,7 +476,7 @@ def test_without_nvml_a_gpu_cannot_be_observed_and_nothing_is_raised(question: s
     gpu = Nvml("GPU-1", library(**{question: pynvml.NVML_ERROR_LIBRARY_NOT_FOUND}))
     assert replace(gpu.read(), at=0.0) == Sample(at=0.0)
     assert (gpu.mig(), gpu.ecc(), gpu.power_cap_w()) == (None, None, None)
-    with Watch(gpu, LOCKED, facts=lambda: FACTS, period=3600) as seen:
+    with Watch(gpu, LOCKED, facts=lambda: SEEN, period=3600) as seen:
         assert seen.disturbed(0.0, time.perf_counter()) == []
     assert [finding.label for finding in seen.findings()] == ["cannot be observed"]
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.coco_files import write_coco
 from tests.fuzz.data_readers import XML
 
 
@@ -26,14 +27,4 @@ def voc(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def coco(tmp_path: Path) -> Callable[[Any], Path]:
-    def write(truth: Any) -> Path:
-        images = tmp_path / "data" / "images" / "val2017"
-        images.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "data" / "annotations").mkdir(exist_ok=True)
-        Image.new("RGB", (40, 30)).save(images / "b.png")
-        Image.new("RGB", (20, 10)).save(images / "a.png")
-        text = truth if isinstance(truth, str) else json.dumps(truth)
-        (tmp_path / "data" / "annotations" / "instances_val2017.json").write_text(text)
-        return tmp_path / "data"
-
-    return write
+    return partial(write_coco, tmp_path / "data")

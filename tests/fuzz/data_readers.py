@@ -20,12 +20,14 @@ from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.download import unpack
 from benchmarks.datasets.voc import ground_truth
 from benchmarks.hardware import ProfileError, load_profiles
-from benchmarks.metrics.data import ScoreError, load_detections, load_ground_truth
+from benchmarks.metrics import ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.masks import read_masks
 from benchmarks.papers import TableError, read_table
 from benchmarks.references import StoredReferenceError
 from benchmarks.references import read as read_reference
 from benchmarks.results import COMMITTED, Record, RecordError
+from tests import coco_files
+from tests.coco_files import write_images
 from tests.fuzz.hunt import Reader
 from tests.fuzz.sanity import finite, real_files
 from zoo.checkpoints import CheckpointError, list_weights
@@ -36,21 +38,10 @@ ROOT = Path(__file__).parents[2]
 XML = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>
 <object><name>dog</name><difficult>0</difficult><truncated>1</truncated>
 <bndbox><xmin>3</xmin><ymin>4</ymin><xmax>15.5</xmax><ymax>19</ymax></bndbox></object></annotation>"""
-TRUTH: dict[str, Any] = {
-    "images": [
-        {"id": 42, "file_name": "b.png", "width": 40, "height": 30},
-        {"id": 7, "file_name": "a.png", "width": 20, "height": 10},
-    ],
-    "categories": [{"id": 3, "name": "car"}, {"id": 90, "name": "toothbrush"}],
-    "annotations": [
-        {"id": 11, "image_id": 7, "category_id": 90, "bbox": [1.5, 2, 3.25, 4], "area": 6.5, "iscrowd": 0,
-         "segmentation": [[1.5, 2, 4.75, 2, 4.75, 6, 1.5, 6]]},
-        {"id": 12, "image_id": 7, "category_id": 3, "bbox": [0, 0, 20, 10], "area": 100, "iscrowd": 1,
-         "segmentation": {"size": [10, 20], "counts": [100, 50, 50]}},
-        {"id": 13, "image_id": 42, "category_id": 3, "bbox": [0, 0, 20, 10], "area": 100, "iscrowd": 0,
-         "segmentation": {"size": [30, 40], "counts": "T6`0`0O1"}},
-    ],
-}  # fmt: skip
+_COMPRESSED = {"id": 13, "image_id": 42, "category_id": 3, "bbox": [0, 0, 20, 10], "area": 100, "iscrowd": 0}
+_COMPRESSED |= {"segmentation": {"size": [30, 40], "counts": "T6`0`0O1"}}
+TRUTH: dict[str, Any] = {**coco_files.TRUTH, "annotations": [*coco_files.TRUTH["annotations"], _COMPRESSED]}
+"""With a mask in COCO's compressed RLE besides."""
 
 
 def in_folder(path: Path, *names: str) -> Path:
@@ -86,9 +77,7 @@ def _read_voc(path: Path) -> None:
 
 
 def _coco_seeds(folder: Path) -> list[bytes]:
-    images = in_folder(folder, "annotations", "images/val2017") / "images" / "val2017"
-    for name, size in (("b.png", (40, 30)), ("a.png", (20, 10))):
-        Image.new("RGB", size, (90, 90, 90)).save(images / name)
+    write_images(in_folder(folder, "annotations") / "images" / "val2017")
     return [json.dumps(TRUTH).encode(), json.dumps({**TRUTH, "annotations": []}).encode()]
 
 
@@ -216,13 +205,13 @@ def _reference_seeds(_: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted((ROOT / "zoo" / "weights").glob("*.npz"))[:1]]
 
 
-_FORMATS = "zoo/formats/"
-_SCORES = ("benchmarks/metrics/data.py", "benchmarks/metrics/scan.py", "benchmarks/metrics/masks.py")
+_METRICS = "benchmarks/metrics/"
+_SCORES = tuple(
+    f"{_METRICS}{name}.py" for name in ("entries", "ground_truth", "detections", "comp_files", "scan", "masks")
+)
 _SETS = ("benchmarks/datasets/dataset.py",)
 _VOC = "VOCdevkit/VOC2007/Annotations/000001.xml"
 _COMP = b"b 0.9 1 1 20.5 20\na 0.25 3 4 5 6\n"
-_MATS = (f"{_FORMATS}mat.py", f"{_FORMATS}acf_mat.py", f"{_FORMATS}dpm_mat.py")
-_TORCH = (f"{_FORMATS}state_dict.py", f"{_FORMATS}cornernet.py", "torch/_weights_only_unpickler.py")
 _TOMLS = ("benchmarks/tomls.py",)
 _PAPERS = ROOT / "benchmarks" / "papers"
 
@@ -243,7 +232,7 @@ DATA_READERS = (
     Reader("claims", "a.toml", _some_rows("benchmarks/claims/claims.toml", "[[claims]]"), read_claims,
            LedgerError, ("claims/ledger.py", *_TOMLS), True),
     Reader("hardware", "h200.toml", _file_of(ROOT / "benchmarks" / "hardware", "h200.toml"),
-           lambda path: load_profiles(path.parent), ProfileError, ("hardware/__init__.py", *_TOMLS), True),
+           lambda path: load_profiles(path.parent), ProfileError, ("hardware/profiles.py", *_TOMLS), True),
     Reader("record", "a.json", _file_of(COMMITTED, "*/*.json"), _read_record, RecordError, ("results/__init__.py",),
            True),
     Reader("jpeg", "a.jpg", _image("JPEG"), _read_image, DatasetError, _SETS),

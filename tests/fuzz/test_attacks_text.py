@@ -15,8 +15,7 @@ from benchmarks.datasets import DatasetError
 from benchmarks.datasets.coco import open_coco
 from benchmarks.datasets.voc import open_voc
 from benchmarks.exchange import dataset_of
-from benchmarks.metrics import ScoreError
-from benchmarks.metrics.data import load_detections, load_ground_truth
+from benchmarks.metrics import ScoreError, load_detections, load_ground_truth
 from benchmarks.metrics.masks import mask_ap
 from benchmarks.results import COMMITTED, Record, RecordError
 from benchmarks.segments import decode_segment

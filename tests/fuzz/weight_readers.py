@@ -38,8 +38,6 @@ from zoo.formats.state_dict import StateDictError, read_state_dict
 
 __all__ = ["WEIGHT_READERS"]
 
-ROOT = Path(__file__).parents[2]
-
 
 def _cfg_seeds(_: Path) -> list[bytes]:
     head = "[region]\nclasses=2\nnum=2\nanchors=1,2,3,4\n"
@@ -266,14 +264,8 @@ def _vector(path: Path) -> None:
 
 
 _FORMATS = "zoo/formats/"
-_SCORES = ("benchmarks/metrics/data.py", "benchmarks/metrics/scan.py", "benchmarks/metrics/masks.py")
-_SETS = ("benchmarks/datasets/dataset.py",)
-_VOC = "VOCdevkit/VOC2007/Annotations/000001.xml"
-_COMP = b"b 0.9 1 1 20.5 20\na 0.25 3 4 5 6\n"
 _MATS = (f"{_FORMATS}mat.py", f"{_FORMATS}acf_mat.py", f"{_FORMATS}dpm_mat.py")
 _TORCH = (f"{_FORMATS}state_dict.py", f"{_FORMATS}cornernet.py", "torch/_weights_only_unpickler.py")
-_TOMLS = ("benchmarks/tomls.py", "tomllib/_parser.py")
-_PAPERS = ROOT / "benchmarks" / "papers"
 
 WEIGHT_READERS = (
     Reader("cfg", "net.cfg", _cfg_seeds, _read_cfg, DarknetError,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import roi_heads
 
-from benchmarks.against import pair_up
+from benchmarks.opponents import pair_up
 from ops.augment import place
 from ops.images import Batch, Frame
 from ops.masks import crop_masks, paste_masks

@@ -5,22 +5,21 @@ What is there already stays, so that the command goes on where it was stopped, a
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console
 
 from benchmarks.claims.ledger import LedgerError, read_claims
 from benchmarks.claims.measure import boxes, convolutions, counts, evaluators, keypoints, networks, operators, published
 from benchmarks.datasets import Dataset, DatasetError, open_dataset
-from benchmarks.evaluate import Subject, dataset_id, load_subject
-from benchmarks.provenance import commit, sha256, versions
-from benchmarks.results import COMMITTED, DatasetId, Record, Weights
+from benchmarks.evaluate import Subject, load_subject
+from benchmarks.provenance import commit, dataset_id, versions
+from benchmarks.results import COMMITTED, DatasetId, Record
 from zoo import checkpoints
 
 __all__ = ["BOXES", "EXACT", "SWEEPS", "measure"]
@@ -180,8 +179,7 @@ def _jobs(
 
     claim, name = _PUBLISHED
     if not claims or claim in claims:
-        about = DatasetId(name="coco", split="val2017", fingerprint="", images=0, objects=0)
-        there = Record(**_base(claim), detector=name, num_classes=80, dataset=about).name
+        there = Record(**_base(claim), detector=name, num_classes=80, dataset=_named("coco", "val2017")).name
         yield _Job(f"{claim}, {name}, coco val2017", anywhere, partial(_published, data_root), there)
 
 
@@ -190,8 +188,13 @@ def _checkpoints(detectors: Sequence[str], extra: Sequence[Path]) -> list[Path]:
     return own + [path for path in extra if checkpoints.load(path)[1].detector in detectors]
 
 
-def _base(claim: str, scale: Literal["small", "paper"] = "paper") -> dict[str, Any]:
-    return {"kind": "claim", "scale": scale, "protocol": {"claim": claim}, "commit": commit(), "versions": versions()}
+def _base(claim: str) -> dict[str, Any]:
+    return {"kind": "claim", "scale": "paper", "protocol": {"claim": claim}, "commit": commit(), "versions": versions()}
+
+
+def _named(name: str, split: str) -> DatasetId:
+    """A test of which nothing is known yet but what the name of a Record takes from it."""
+    return DatasetId(name=name, split=split, fingerprint="", images=0, objects=0)
 
 
 def _record(claim: str, run: Callable[[], dict[str, Any]]) -> Record:
@@ -200,8 +203,7 @@ def _record(claim: str, run: Callable[[], dict[str, Any]]) -> Record:
 
 def _name(claim: str, source: str) -> str:
     name, _, split = source.partition(" ")
-    about = DatasetId(name=name, split=split, fingerprint="", images=0, objects=0)
-    return Record(**_base(claim), detector="none", num_classes=0, dataset=about).name
+    return Record(**_base(claim), detector="none", num_classes=0, dataset=_named(name, split)).name
 
 
 def _counted(claim: str, count: Callable[[boxes.Boxes], dict[str, Any]], source: str) -> Record | None:
@@ -213,18 +215,15 @@ def _counted(claim: str, count: Callable[[boxes.Boxes], dict[str, Any]], source:
 
 def _about(claim: str, subject: Subject) -> dict[str, Any]:
     return {
-        **_base(claim, "small"),
-        "detector": subject.name,
-        "num_classes": subject.model.num_classes,
+        **_base(claim),
+        **subject.as_recorded(),
+        "scale": "small",
         "seed": subject.seed,
-        "weights": Weights(file=subject.weights.name, sha256=sha256(subject.weights)),
-        "overrides": json.loads(json.dumps(subject.overrides, default=str)),
     }
 
 
 def _swept_name(claim: str, subject: Subject, split: str) -> str:
-    about = DatasetId(name="shapes", split=split, fingerprint="", images=0, objects=0)
-    return Record(**_about(claim, subject), dataset=about).name
+    return Record(**_about(claim, subject), dataset=_named("shapes", split)).name
 
 
 def _published(data_root: Path | None) -> Record | None:

@@ -21,7 +21,7 @@ from torchvision.ops import box_iou, nms
 
 from benchmarks.datasets import DatasetError, cache_folder, open_dataset
 from benchmarks.datasets.voc import CLASS_NAMES, ground_truth
-from benchmarks.evaluate import dataset_id
+from benchmarks.provenance import dataset_id
 from benchmarks.results import DatasetId
 from ops.anchors import centred_shapes, grid_anchors, pyramid_shapes
 from ops.coders import CenterSizeCoder
@@ -32,7 +32,8 @@ __all__ = ["SOURCES", "Boxes", "coverage", "crowding", "imbalance", "levels", "o
 SOURCES = ("voc 2007_test", "bccd test", "shapes test", "shapes crowd")
 """Data sets whose boxes are counted."""
 
-_LEVELS = {320: (8, 16, 32, 64), 512: (8, 16, 32, 64)}
+_STRIDES = (8, 16, 32, 64)
+"""Of the levels of RefineDet, whatever its input."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def _voc(split: str) -> dict[str, Any] | None:
 def _tiled(side: int, ratios: tuple[float, ...], times: tuple[float, ...] = (1.0,), scale: float = 4.0) -> Tensor:
     """RefineDet's design: at strides 8 to 64, anchors of `scale` strides a side, of some ratios and further sizes."""
     levels = []
-    for stride in _LEVELS[side]:
+    for stride in _STRIDES:
         sizes = [
             (scale * by * stride * ratio**0.5, scale * by * stride / ratio**0.5) for by in times for ratio in ratios
         ]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from benchmarks.claims.measure.running import Rows, against, as_rows, in_points, scores_of, seen, truth_of
+from benchmarks.claims.measure.running import Rows, against, in_points, scores_of, seen, truth_of
 from benchmarks.datasets import Dataset
-from benchmarks.evaluate import Subject, category_of_label, detect
+from benchmarks.evaluate import Subject, category_of_label, coco_rows, detect
 from benchmarks.keypoints import knowing
 from zoo.one_stage.centernet import CenterNet, central_regions
 
@@ -25,7 +25,7 @@ def false_rates(subject: Subject, dataset: Dataset, images: int) -> dict[str, An
     alone = count = 0
     for index, image, target in seen(dataset, images, "FD"):
         (found,) = subject.model([image])
-        rows += as_rows(dataset, index, found, categories)
+        rows += coco_rows(found, dataset.image_ids[index], categories)
         boxes = found.boxes[:100]
         best = box_iou(boxes, target.boxes).amax(1) if len(target) and len(boxes) else boxes.new_zeros(len(boxes))
         alone, count = alone + int((best < 0.05).sum()), count + len(boxes)
@@ -57,7 +57,7 @@ def regions(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
             for name, parts in settings.items():
                 model.parts = parts
                 found = model.settle(model.check(look, batch.frames[0].size))
-                rows[name] += as_rows(dataset, index, found, categories)
+                rows[name] += coco_rows(found, dataset.image_ids[index], categories)
     finally:
         model.parts = own
     truth = truth_of(dataset, images)

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from benchmarks.claims.measure.running import Rows, against, as_rows, in_points, scores_of, seen, truth_of
+from benchmarks.claims.measure.running import Rows, against, in_points, scores_of, seen, truth_of
 from benchmarks.datasets import Dataset
-from benchmarks.evaluate import Subject, category_of_label
+from benchmarks.evaluate import Subject, category_of_label, coco_rows
 from ops.match import BETWEEN
 from ops.nms import Suppression, suppressing
 from ops.structures import Target
@@ -105,7 +105,7 @@ def levels_alone(subject: Subject, dataset: Dataset, images: int) -> dict[str, A
             if level >= 0:
                 logits[:, starts[level] : ends[level], 1:] = -50.0
             (found,) = model.postprocess(replace(outputs, logits=logits), batch)
-            answers += as_rows(dataset, index, found, categories)
+            answers += coco_rows(found, dataset.image_ids[index], categories)
         boxes = target.boxes[~target.ignore]
         best = box_iou(batch.frames[0].to_network(boxes), model.priors).argmax(1) if len(boxes) else torch.zeros(0)
         for prior, box in zip(best.tolist(), boxes.tolist(), strict=True):
@@ -140,11 +140,11 @@ def suppressed(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any
             outputs = model.network(batch)
             for name, iou in thresholds.items():
                 model.nms_iou = iou
-                rows[name] += as_rows(dataset, index, model.postprocess(outputs, batch)[0], categories)
+                rows[name] += coco_rows(model.postprocess(outputs, batch)[0], dataset.image_ids[index], categories)
             model.nms_iou = own
             for name, way in soft.items():
                 with suppressing(way):
-                    rows[name] += as_rows(dataset, index, model.postprocess(outputs, batch)[0], categories)
+                    rows[name] += coco_rows(model.postprocess(outputs, batch)[0], dataset.image_ids[index], categories)
     finally:
         model.nms_iou = own
     truth = truth_of(dataset, images)

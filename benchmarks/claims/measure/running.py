@@ -1,8 +1,8 @@
-"""What sweeps share: images one by one, detections as COCO's results, and scores of the first images of a split."""
+"""What sweeps share: images one by one, and scores of the first images of a split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from benchmarks.datasets import Dataset
 from benchmarks.metrics import load_detections, load_ground_truth, match, score_matches
 from benchmarks.metrics.comparison import compare
 from benchmarks.metrics.data import GroundTruth
-from ops.structures import Detections, Target
+from ops.structures import Target
 
-__all__ = ["Rows", "against", "as_rows", "in_points", "scores_of", "seen", "truth_of"]
+__all__ = ["Rows", "against", "in_points", "scores_of", "seen", "truth_of"]
 
 Rows = list[dict[str, Any]]
 """Detections as COCO has them."""
@@ -38,17 +38,6 @@ def truth_of(dataset: Dataset, images: int) -> GroundTruth:
     truth["images"] = [image for image in truth["images"] if image["id"] in ids]
     truth["annotations"] = [thing for thing in truth["annotations"] if thing["image_id"] in ids]
     return load_ground_truth(truth)
-
-
-def as_rows(dataset: Dataset, index: int, found: Detections, categories: Sequence[int | None]) -> Rows:
-    """Detections on the image of this index."""
-    boxes = found.boxes.double().clone()
-    boxes[:, 2:] -= boxes[:, :2]
-    triples = zip(boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True)
-    return [
-        {"image_id": dataset.image_ids[index], "category_id": categories[label], "bbox": box, "score": score}
-        for box, score, label in triples
-    ]
 
 
 def scores_of(truth: GroundTruth, rows: Rows) -> dict[str, Any]:

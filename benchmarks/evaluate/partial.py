@@ -1,4 +1,4 @@
-"""What an evaluation has found so far, so that one that is killed goes on from there and ends with the same file."""
+"""The detections of an evaluation so far: one that is killed goes on from them and ends with the same file."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any, Self
 
+from benchmarks.jsons import as_json
 from benchmarks.processes import Share
 
-__all__ = ["PIECES", "Pieces"]
+__all__ = ["PARTIAL", "PartialDetections"]
 
-PIECES = "detections.part.jsonl"
+PARTIAL = "detections.part.jsonl"
 """Name of the file, in the folder of an evaluation; it is gone when the Record is there. Several processes have one
 each, such as `detections.part.1-of-4.jsonl`."""
 
 Rows = list[dict[str, Any]]
 
 
-class Pieces:
+class PartialDetections:
     """A file to which each batch of images adds a line; entered, it holds what is known already.
 
     A line that a crash has cut off, and all behind it, is dropped. So is everything where the file is of another
@@ -39,8 +40,8 @@ class Pieces:
     def __init__(self, folder: Path, identity: Mapping[str, Any], share: Share | None = None) -> None:
         share = share or Share()
         own = f".{share.rank}-of-{share.count}.jsonl"
-        self.path = folder / (PIECES if share.count == 1 else PIECES.replace(".jsonl", own))
-        self.identity: dict[str, Any] = json.loads(json.dumps(identity, default=str))
+        self.path = folder / (PARTIAL if share.count == 1 else PARTIAL.replace(".jsonl", own))
+        self.identity: dict[str, Any] = as_json(identity)
         self.images, self.rows = 0, Rows()
         self._file: BufferedRandom | None = None
 

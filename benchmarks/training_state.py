@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["TrainingError", "TrainingState"]
+__all__ = ["STATE", "TrainingError", "TrainingState"]
+
+STATE = "state.pt"
+"""Name of the file to go on from, in the folder of a run."""
 
 
 class TrainingError(RuntimeError):
