@@ -17,22 +17,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from ops.cover import suppress_covered
-from ops.part_features import directed_gradients, mirror_features, part_features
-from ops.resample import cut
+from ops.part_features import mirror_features
 from ops.structures import Target
 from zoo.parts.fitting import Images, tracked
-from zoo.parts.linear import ridge
 from zoo.parts.margins import separate
-from zoo.parts.star_model import Star, relative
+from zoo.parts.star_learning import add_parts, alike, by_aspect, choose_window, learn_boxes, turned, warped
+from zoo.parts.star_model import Star
 
 if TYPE_CHECKING:
     from zoo.classical.dpm import Dpm
 
-__all__ = ["LatentSVM", "part_places"]
+__all__ = ["LatentSVM"]
 
 _LOOKED = 100
 """Windows of a component, those of the best roots, among which an image's negatives are sought."""
@@ -131,11 +129,14 @@ class LatentSVM:
         order = [int(index) for index in self.chance.permutation(len(dataset))][: self.images]
         self._roots(dataset, order)
         self._pass(dataset, order, "mixtures", parts=False)
-        self._add_parts()
+        add_parts(self.detector.models)
         self.found, self.others = [{} for _ in self.found], self._no_others()
         for turn in range(1, self.passes + 1):
             self._pass(dataset, order, f"parts, pass {turn}", parts=True)
-        self._predict_boxes()
+        for label, found in enumerate(self.found):
+            for group in range(self.groups):
+                places = [one.places for one in found.values() if one.group == group and one.places is not None]
+                learn_boxes(self.detector.models, label, group, places, self.penalty)
 
     def _no_others(self) -> list[list[dict[tuple[int, ...], Tensor]]]:
         """By class and component the descriptions of windows without an object, by image and place."""
@@ -154,19 +155,16 @@ class LatentSVM:
             ][: self.positives]
             if not own:
                 raise ValueError(f"class {label} has no object to learn from; add images of it")
-            shapes = np.array([math.log(float((box[2] - box[0]) / (box[3] - box[1]))) for _, _, box in own])
-            ranks = np.argsort(np.argsort(shapes, kind="stable"), kind="stable")
-            for group in range(self.groups):
-                chosen = np.flatnonzero(ranks * self.groups // len(own) == group)
-                chosen = chosen if len(chosen) else np.arange(len(own))
-                self._choose_window(label, group, math.exp(float(np.median(shapes[chosen]))))
+            for group, (chosen, aspect) in enumerate(by_aspect(torch.stack([box for _, _, box in own]), self.groups)):
+                choose_window(detector.models, label, group, aspect, detector.area)
                 for one in chosen:
                     members.setdefault(own[one][0], []).append((label, group, own[one][1]))
         for turn, index in enumerate(tracked(order, "DPM: objects and random windows")):
             image, target = dataset[index]
             for label, group, number in members.get(index, []):
-                warped = self._warped(image, _objects(target, label)[number], label, group)
-                self.found[label][index, number] = _Example(group, warped)
+                box, window = _objects(target, label)[number], detector.models.window[label, group].tolist()
+                features = warped(image.to(detector.device), box, window, detector.cell)
+                self.found[label][index, number] = _Example(group, features)
             # A few images hold windows enough that are no objects.
             if turn * self.candidates < self.negatives:
                 levels, cells = detector.pyramid(image.to(detector.device))
@@ -178,33 +176,14 @@ class LatentSVM:
                 self._align(label, group)
                 self._train(label, group, parts=False)
 
-    def _choose_window(self, label: int, group: int, aspect: float) -> None:
-        models = self.detector.models
-        least = -(-models.part.shape[-1] // 2)
-        for axis, side in enumerate((math.sqrt(self.detector.area / aspect), math.sqrt(self.detector.area * aspect))):
-            models.window[label, group, axis] = min(models.canvas[axis], max(least, round(side)))
-
-    def _warped(self, image: Tensor, box: Tensor, label: int, group: int) -> Tensor:
-        """Features of an object that fills its root."""
-        rows, columns = self.detector.models.window[label, group].tolist()
-        cell = self.detector.cell
-        x1, y1, x2, y2 = box.tolist()
-        across, down = (x2 - x1) / columns, (y2 - y1) / rows
-        around = (x1 - across, y1 - down, x2 + across, y2 + down)
-        pixels = cut(image.to(self.detector.device) * 255, around, ((rows + 2) * cell, (columns + 2) * cell))
-        return part_features(*directed_gradients(pixels), cell)
-
     def _align(self, label: int, group: int) -> None:
         """Of each warped object take the mirror image if that is more like the others; without mirrors, take both."""
         keys = [key for key, example in self.found[label].items() if example.group == group]
+        if not keys:
+            return
         own = torch.stack([self.found[label][key].described for key in keys])
-        turned = mirror_features(own)
-        chosen = own
-        for _ in range(5 if self.step == 2 else 0):
-            mean = chosen.mean(0) if chosen is not own else own[0]
-            better = (own * mean).flatten(1).sum(1) >= (turned * mean).flatten(1).sum(1)
-            chosen = torch.where(better[:, None, None, None], own, turned)
-        for (index, number), first, second in zip(keys, chosen, turned, strict=True):
+        chosen = alike(own) if self.step == 2 else own
+        for (index, number), first, second in zip(keys, chosen, mirror_features(own), strict=True):
             self.found[label][index, number] = _Example(group, first.flatten().half())
             if self.step == 1:
                 self.found[label][index, -1 - number] = _Example(group, second.flatten().half())
@@ -291,7 +270,7 @@ class LatentSVM:
                 score = float(described @ self._weights(scene.label, group, parts=parts))
                 filters, whole = scene.star.boxes(spot, corners, scene.cells)[0], box
                 if self.step == 2 and component % 2:
-                    filters, whole = _turned(filters), _turned(box)
+                    filters, whole = turned(filters), turned(box)
                 places = (filters, whole) if parts else None
                 examples.append((score + self._bias(scene.label, group), _Example(group, described.half(), places)))
             self.found[scene.label][scene.index, number] = max(examples, key=lambda example: example[0])[1]
@@ -340,42 +319,6 @@ class LatentSVM:
         places = list(others)
         self.others[label][group] = {places[one]: others[places[one]] for one in sorted(hardest)}
 
-    def _add_parts(self) -> None:
-        """Parts where the roots, at twice their resolution, are strong, a tenth as long as their filters at first."""
-        models = self.detector.models
-        count, side = models.part.shape[2], models.part.shape[-1]
-        for label in range(self.detector.num_classes):
-            for group in range(self.groups):
-                rows, columns = models.window[label, group].tolist()
-                root = models.root[label, group, :, :rows, :columns]
-                fine = F.interpolate(root[None], scale_factor=2, mode="bicubic", align_corners=False)[0]
-                for index, (x, y) in enumerate(part_places(fine.clamp(min=0).square().sum(0), side, count)):
-                    weights = fine[:, y : y + side, x : x + side]
-                    models.part[label, group, index] = (0.1 * weights / (weights.norm() + 1e-6)).half().float()
-                    models.anchor[label, group, index] = models.anchor.new_tensor([x, y])
-
-    def _predict_boxes(self) -> None:
-        """Regress objects on the places of root and parts, mirror images turned round."""
-        models = self.detector.models
-        for label in range(self.detector.num_classes):
-            for group in range(self.groups):
-                found = [example for example in self.found[label].values() if example.group == group]
-                own = [example.places for example in found if example.places is not None]
-                if len(own) <= models.part.shape[2]:
-                    continue
-                filters, objects = torch.stack([f for f, _ in own]), torch.stack([b for _, b in own])
-                roots = filters[:, 0]
-                given = relative(roots, filters).double()
-                wanted = (objects - roots).double() / (roots[:, 2:] - roots[:, :2] - 1).repeat(1, 2)
-                weights = ridge(given.T @ given, given.T @ wanted, self.penalty).T.half().to(models.box)
-                models.box[label, group * self.step] = weights
-                if self.step == 2:
-                    # Mirrored, left is right and x runs backwards; the constant and y do not.
-                    turned = weights[[2, 1, 0, 3]] * weights.new_tensor([-1.0, 1, -1, 1])[:, None]
-                    signs = weights.new_tensor([-1.0, 1]).repeat(models.part.shape[2] + 1)
-                    models.box[label, group * 2 + 1, :, :-1] = turned[:, :-1] * signs
-                    models.box[label, group * 2 + 1, :, -1] = turned[:, -1]
-
 
 def _objects(target: Target, label: int) -> Tensor:
     """A class's objects, `[M, 4]`, without those to be ignored."""
@@ -390,19 +333,3 @@ def _flat(maps: list[Tensor], octave: int) -> _Roots:
         spots.append(torch.stack([component, torch.full_like(row, level), row, column], 1))
         scores.append(own[component, row, column])
     return _Roots(torch.cat(spots), torch.cat(scores))
-
-
-def _turned(boxes: Tensor) -> Tensor:
-    """Boxes of the mirrored image, whose x runs backwards."""
-    return boxes[..., [2, 1, 0, 3]] * boxes.new_tensor([-1.0, 1, -1, 1])
-
-
-def part_places(energy: Tensor, side: int, count: int) -> list[tuple[int, int]]:
-    """Greedily, x and y of the squares of `side` that hold most of `energy [H, W]`; what one holds, no other counts."""
-    energy, found = energy.clone(), []
-    for _ in range(count):
-        sums = F.avg_pool2d(energy[None, None], side, stride=1)[0, 0]
-        y, x = divmod(int(sums.argmax()), sums.shape[1])
-        energy[y : y + side, x : x + side] = 0
-        found.append((x, y))
-    return found
