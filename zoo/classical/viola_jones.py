@@ -43,14 +43,16 @@ SMALL: Mapping[str, Any] = {
     "window": (20, 20),
     "largest_scale": 1.6,
     "stride": 2,
-    "stages": 12,
-    "weak": 400,
+    "stages": 8,
+    "weak": 640,
     "features": 500,
     "positives": 600,
     "negatives": 700,
     "searched": 100,
-    "hit_rate": 0.99,
-    "tolerated": 4,
+    "hit_rate": 0.96,
+    "positive_iou": 0.7,
+    "negative_iou": 0.4,
+    "tolerated": 2,
 }
 
 

@@ -245,7 +245,8 @@ class Cascades(nn.Module):
         """
         row = int(self.ends[label, stage - 1]) if stage else 0
         left = self.shape[2] - row
-        most = min(left, 2 * -(-left // (self.shape[1] - stage)))
+        # Early stages that need few leave more to the later ones, whose windows are harder.
+        most = -(-left // (self.shape[1] - stage))
         window = self.windows[label]
         candidates = self.weak.candidates(window, features, chance)
         values = self.weak.answers(candidates, torch.cat([good, bad]))
