@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
+from ops.compiled import compiled
 
 __all__ = ["CLASSES", "DETECTIONS_PER_IMAGE", "write_example"]
 

@@ -27,13 +27,9 @@ from benchmarks.hardware import (
 from benchmarks.isolated import ProcessEnded, in_fresh_process
 from benchmarks.modes import parse_mode
 from benchmarks.recording import latency_record, print_latency
-from benchmarks.results import COMMITTED, Record
+from benchmarks.results import COMMITTED, THREADS, Record
 
 __all__ = ["Conditions", "Job", "conditions", "nonconformity", "time_all", "write_all"]
-
-THREADS = 2
-"""Of PyTorch where no profile says otherwise: what the small machines have that most run this on."""
-
 
 @dataclass(frozen=True)
 class Conditions:

@@ -58,8 +58,9 @@ class Entry:
 
     @property
     def clock(self) -> str:
-        """Machine and device, without saying `cpu` twice."""
-        return self.machine if self.device in self.machine else f"{self.machine}, {self.device}"
+        """Machine and device, without saying `cpu` twice, and the threads where they are not the usual ones."""
+        place = self.machine if self.device in self.machine else f"{self.machine}, {self.device}"
+        return f"{place}, {self.record.threads}" if self.record.threads else place
 
     def metric(self, place: str) -> str:
         """An accuracy such as `fd.FD5` in percent with one decimal."""

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.matching import AREAS, AT50, CAP, THRESHOLDS, Matches
+from ops.compiled import compiled
 
 __all__ = [
     "COCO",

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.data import GroundTruth, Results
+from ops.compiled import compiled
 
 __all__ = ["AREAS", "AT50", "CAP", "NEITHER", "RIGHT", "THRESHOLDS", "VOC_THRESHOLD", "WRONG", "Matches", "match"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
+from ops.compiled import compiled
 
 __all__ = ["greedy", "largest", "nearest", "taken"]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.data import ScoreError
+from ops.compiled import compiled
 
 __all__ = ["Piece", "list_of_file", "lists_of_object", "pieces"]
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.data import GroundTruth
+from ops.compiled import compiled
 
 __all__ = ["BUDGETS", "PROTOCOL", "proposal_recall"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
+from ops.compiled import compiled
 
 __all__ = ["ALSO_COUNTS", "COUNTS_NOT", "LANES", "resampled_precision"]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
+from ops.compiled import compiled
 
 __all__ = ["read_bytes", "scan_results"]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.metrics.compiled import compiled
 from benchmarks.metrics.matching import RIGHT, WRONG, Matches
+from ops.compiled import compiled
 
 __all__ = ["VocTally", "average_precision", "voc_average_precision", "voc_objects"]
 

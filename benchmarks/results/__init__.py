@@ -17,6 +17,7 @@ from benchmarks.sentences import entry_and_reason
 
 __all__ = [
     "COMMITTED",
+    "THREADS",
     "DatasetId",
     "Hardware",
     "Record",
@@ -30,6 +31,11 @@ __all__ = [
 COMMITTED = Path(__file__).parent
 """Where the project's own Records lie; the folder `local` beneath it is the user's and is never committed."""
 
+
+THREADS = 2
+"""Of PyTorch on a processor unless asked otherwise: what the small machines have that most run this on."""
+
+_TIMED = ("comparison", "latency", "profile")
 
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
@@ -176,8 +182,8 @@ class Record(_Frozen):
     def name(self) -> str:
         """File name without ending: what was measured on what, so that a new run replaces the old."""
         data = "" if self.dataset is None else f".{self.dataset.name}-{self.dataset.split}"
-        timed = self.kind in ("comparison", "latency", "profile")
-        device = f".{self.hardware.device.partition(':')[0]}" if timed and self.hardware else ""
+        device = f".{self.hardware.device.partition(':')[0]}" if self.kind in _TIMED and self.hardware else ""
+        device += f".{self.threads.replace(' ', '-')}" if self.threads else ""
         classes = f".{self.num_classes}-classes" if self.kind == "cost" else ""
         if self.kind == "cost" and self.scale == "other":
             classes += "".join(f".{key}-{value}" for key, value in sorted(self.overrides.items()))
@@ -201,6 +207,14 @@ class Record(_Frozen):
             return ""
         stem = re.sub(r"[^a-z0-9.-]+", "-", Path(self.weights.file).stem.lower())
         return "" if stem == self.detector.replace("_", "-") else f".{stem}"
+
+    @property
+    def threads(self) -> str | None:
+        """Of a time on a processor, with how many threads, in words; None where these are the usual two."""
+        where = self.hardware
+        if self.kind not in _TIMED or where is None or not where.device.startswith("cpu") or where.threads == THREADS:
+            return None
+        return f"{where.threads} thread{'s' if where.threads != 1 else ''}"
 
     @property
     def multi_scale(self) -> str | None:

@@ -525,7 +525,7 @@ def test_machine_code_is_kept_where_it_can_be_written(tmp_path: Path) -> None:
     """An unwritable source folder sends the cache below DETECTOR_ZOO_CACHE."""
     code = (
         "import os; real = os.access; os.access = lambda path, mode: False;"
-        "from benchmarks.metrics.compiled import compiled; os.access = real;"
+        "from ops.compiled import compiled; os.access = real;"
         "from benchmarks.metrics.scan import _count; import numpy as np;"
         "assert _count(np.zeros(3, dtype=np.uint8), 0) == 3"
     )

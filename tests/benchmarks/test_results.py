@@ -40,11 +40,14 @@ def test_a_new_run_replaces_the_old_and_no_other() -> None:
         record("accuracy", learned_from=30, seed=1).name,
         record("accuracy", "yolov3").name,
         record("latency").name,
+        record("latency", hardware=results.Hardware(machine="m", device="cpu", profile=None, threads=1)).name,
+        record("latency", hardware=results.Hardware(machine="m", device="cpu", profile=None, threads=12)).name,
         record("latency", hardware=results.Hardware(machine="h200", device="cuda:0", profile="h200", threads=8)).name,
         record("cost").name,
         record("cost", num_classes=3).name,
     }
-    assert len(names) == 9
+    assert len(names) == 11
+    assert "latency.ssd300_vgg16.small.shapes-test.cpu.1-thread" in names
     assert record("accuracy", metrics={}, commit="other").name == record("accuracy").name
     first, second = (
         record("latency", hardware=results.Hardware(machine="m", device=device, profile=None, threads=1)).name

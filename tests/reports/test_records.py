@@ -6,7 +6,8 @@ import pytest
 
 from benchmarks.results import Hardware, RecordError
 from reports.records import NOT_MEASURED, UNDEFINED, Entry, ReportError, Shelf, read_entries
-from tests.reports.samples import BCCD, COCO_197, SHAPES, cost, metrics, record, samples, weights
+from reports.sections import Grid, leaderboards
+from tests.reports.samples import BCCD, COCO_197, SHAPES, cost, metrics, record, samples, table, weights
 
 OTHER = Hardware(machine="h200", device="cuda:0", profile="h200", threads=8)
 
@@ -72,6 +73,22 @@ def test_a_time_stands_only_beside_the_accuracy_of_the_same_weights_and_test() -
     shelf = Shelf([*strangers, on_gpu, fits, accuracy])
     assert shelf.latencies(accuracy) == {"cpu-2core": fits, "h200, cuda": on_gpu}
     assert Shelf([entry("latency", weights=None)]).latencies(entry("accuracy", weights=None)) == {}
+
+
+def test_times_of_one_thread_have_a_column_of_their_own() -> None:
+    """Whichever file comes first: the usual two threads keep theirs."""
+    alone = Hardware(
+        machine="local", device="cpu: EPYC", profile=None, deviations=("cpu-2core: threads is 1, not 2",), threads=1
+    )
+    accuracy, usual = entry("accuracy"), entry("latency")
+    single = entry("latency", hardware=alone, samples=samples(0.05))
+    assert usual.place != single.place
+    shelf = Shelf([single, usual, accuracy])
+    assert shelf.latencies(accuracy) == {"cpu-2core": usual, "cpu-2core, 1 thread": single}
+    (row,) = table(leaderboards(shelf))
+    assert (row["ms (cpu-2core)"], row["ms (cpu-2core, 1 thread)"]) == ("20.0", "50.0")
+    (grid,) = (block for block in leaderboards(shelf)[0].blocks if isinstance(block, Grid))
+    assert any("conforms to no profile (cpu-2core: threads is 1, not 2)" in text for _, text in grid.notes)
 
 
 def test_a_cost_stands_only_beside_exactly_its_network() -> None:

@@ -22,7 +22,7 @@ from zoo.classical.dpm import SMALL, Dpm, dpm, voc_release5
 from zoo.download import mirror_folders
 from zoo.formats.dpm_mat import read_star_mixture
 from zoo.formats.mat import MatError
-from zoo.parts.latent_svm import part_places
+from zoo.parts.star_learning import part_places
 from zoo.parts.star_model import Star, StarModels, predicted, relative
 
 
@@ -99,6 +99,15 @@ def test_scores_are_those_of_the_loops() -> None:
     under = levels[1][:, 2:5, 3:7]
     wanted = (under * star.roots[0, :, :3]).sum() + star.bias[0] + star.prior[0, 1]
     assert roots[0, 2, 3].item() == pytest.approx(wanted.item(), abs=1e-4)
+
+
+def test_roots_fit_where_scores_are_finite() -> None:
+    star, levels = models().star(0, 1), pyramid()
+    alone = spots_of(star.scores(levels, parts=False), 1)
+    scores = star.scores(levels)
+    wanted = torch.stack([scores[level - 1][k, y, x].isfinite() for k, level, y, x in alone.tolist()])
+    assert 20 < int(wanted.sum()) < len(wanted) - 20
+    assert torch.equal(star.fits(levels, alone), wanted)
 
 
 @pytest.mark.parametrize("mirrored", [True, False])

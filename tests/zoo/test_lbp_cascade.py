@@ -59,6 +59,27 @@ def test_tables_say_what_loops_say() -> None:
         assert vote == pytest.approx(total, abs=1e-6)
 
 
+def test_machine_code_decides_as_tensors_do() -> None:
+    model = lbp_cascade(1, window=(9, 12), stages=3, weak=9)
+    weak, generator = model.cascades.weak, torch.Generator().manual_seed(0)
+    weak.get_buffer("cells")[0] = weak.candidates((9, 12), 9, np.random.default_rng(0))
+    weak.get_buffer("entries").normal_(generator=generator)
+    model.cascades.ends[:] = torch.tensor([2, 5, 9])
+    model.cascades.thresholds[:] = -0.5
+    sums = Sums.of(torch.randint(0, 256, (1, 30, 40), generator=generator, dtype=torch.uint8))
+    starts = (torch.arange(21)[:, None] * 41 + torch.arange(28)).flatten()
+    passed, margins = model.cascades.judge(0, sums, starts, 3)
+    alive, count, last = torch.arange(len(starts)), torch.zeros_like(passed), torch.zeros_like(margins)
+    for rows, limit in model.cascades.stages(0):
+        total = weak.votes(0, rows, sums, starts[alive], margins[alive])
+        last[alive] = total - limit
+        alive = alive[total >= limit]
+        count[alive] += 1
+    assert len(passed.unique()) == 4
+    assert torch.equal(passed, count)
+    torch.testing.assert_close(margins, last, rtol=0, atol=1e-12)
+
+
 def test_codes_of_patches_are_codes_of_windows() -> None:
     model = lbp_cascade(1, window=(9, 9), stages=1, weak=5)
     weak = model.cascades.weak

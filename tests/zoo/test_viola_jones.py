@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,33 @@ def test_a_window_is_judged_as_in_loops() -> None:
                 break
 
 
+def test_machine_code_decides_as_tensors_do() -> None:
+    """Trees of three nodes, some of turned rectangles, stage by stage over the windows that are left."""
+    model = viola_jones(1, window=(9, 8), stages=3, weak=18, nodes=3)
+    model.cascades.ends[:], model.cascades.thresholds[:] = torch.tensor([6, 12, 18]), 3.0
+    weak, generator = model.cascades.weak, torch.Generator().manual_seed(1)
+    found = weak.candidates((9, 8), 54, np.random.default_rng(1)).reshape(18, 3, 3, 5)
+    weak.get_buffer("rectangles")[0], weak.get_buffer("weights")[0] = found[..., :4].byte(), found[..., 4]
+    weak.get_buffer("branches")[0] = torch.tensor([[1, 2], [0, -1], [-2, -3]], dtype=torch.int8)
+    weak.get_buffer("leaves")[0] = torch.rand((18, 4), generator=generator)
+    # Small enough that, turned, they stay within the window.
+    weak.get_buffer("turned")[0, ::4, 1] = True
+    weak.get_buffer("rectangles")[0, ::4, 1] = torch.tensor([3, 1, 2, 2], dtype=torch.uint8)
+    sums = Sums.of(noise(30, 40)[None], tilted=True)
+    starts = (torch.arange(21)[:, None] * 41 + torch.arange(32)).flatten()
+    passed, margins = model.cascades.judge(0, sums, starts, 3)
+    alive, count, last = torch.arange(len(starts)), torch.zeros_like(passed), torch.zeros_like(margins)
+    contrast = sums.contrast(starts, (9, 8))
+    for rows, limit in model.cascades.stages(0):
+        total = weak.votes(0, rows, sums, starts[alive], contrast[alive])
+        last[alive] = total - limit
+        alive = alive[total >= limit]
+        count[alive] += 1
+    assert len(passed.unique()) == 4
+    assert torch.equal(passed, count)
+    torch.testing.assert_close(margins, last, rtol=0, atol=1e-12)
+
+
 def test_uniform_windows_hold_nothing() -> None:
     model = viola_jones(1, stages=1, weak=6)
     random_cascade(model, stages=1)
@@ -191,6 +219,39 @@ def test_later_stages_learn_from_what_earlier_let_pass() -> None:
         alarms.append(passing / total)
     assert len(alarms) >= 2
     assert all(after < 0.8 * before for before, after in itertools.pairwise(alarms))
+
+
+def test_windows_are_looked_at_until_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = viola_jones(1, window=(9, 8), stages=3, weak=18)
+    random_cascade(model)
+    image, target = forms(1)[0]
+    scan, levels = model._scan(image, replace(target, labels=target.labels * 0), np.random.default_rng(0))
+    sums = [Sums.of(level.pixels[None]) for level in levels]
+    windows = scan.free(0, 0.5)
+    every = model._passing(0, 1, levels, sums, windows)
+    looked: list[int] = []
+    judge = model.cascades.judge
+    monkeypatch.setattr(model.cascades, "judge", lambda *given: looked.append(len(given[2])) or judge(*given))
+    found = model._first_passing(0, 1, levels, sums, windows, 20)
+    assert found.tolist() == every[:20].tolist()
+    assert sum(looked) < len(windows) / 5
+    assert model._first_passing(0, 1, levels, sums, windows, 10**6).tolist() == every.tolist()
+
+
+def test_a_stage_looks_at_no_more_images_than_it_may() -> None:
+    items, asked = forms(6), []
+
+    class Counted:
+        def __len__(self) -> int:
+            return len(items)
+
+        def __getitem__(self, index: int, /) -> tuple[Tensor, Target]:
+            asked.append(index)
+            return items[index]
+
+    model = build("viola_jones", 2, small=True, stages=2, tolerated=0, negatives=10**6, searched=2)
+    model._others(Counted(), np.random.default_rng(0), {0, 1}, 0)
+    assert len(asked) == 2
 
 
 def test_window_shapes_follow_the_objects() -> None:

@@ -12,10 +12,11 @@ with a truncation channel, a prior on scale, parts that move four cells at most,
 lower-scoring one is covered, and boxes predicted from the places of root and parts by linear regression. Its pyramid
 is kept to the letter; the response is exact within four cells.
 
-What `fit` does otherwise, to be small: one linear SVM a component (and its mirror image) over cached features, by
-scikit-learn, instead of one problem over all components that is solved by stochastic gradient; costs of moving are
-kept positive afterwards; windows that overlap no object of a class are its negatives, wherever they are, since every
-image may hold every class. The score is the logistic function of the margin.
+What `fit` does otherwise, to be small: one linear SVM a component (and its mirror image) over cached features, with
+squared violations, instead of one problem over all components; every so many images all are trained again from where
+they were. The parts of the windows with the best roots alone are looked at. Windows that overlap no object of a class
+are its negatives, wherever they are, since every image may hold every class. Detection is exact. The score is the
+logistic function of the margin.
 """
 
 from __future__ import annotations
@@ -48,15 +49,16 @@ SMALL: Mapping[str, Any] = {
     "groups": 2,
     "parts": 4,
     "canvas": (9, 9),
-    "part_side": 5,
-    "area": 36,
+    "part_side": 4,
+    "area": 25,
     "cell": 4,
-    "interval": 2,
-    "smallest": 16,
+    "interval": 3,
+    "largest_scale": 1.5,
+    "smallest": 24,
     "reach": 2,
     "limit": 100,
     "limit_per_class": 40,
-    "learning": {"images": 150},
+    "learning": {"images": 300},
 }
 
 

@@ -43,13 +43,16 @@ SMALL: Mapping[str, Any] = {
     "window": (20, 20),
     "largest_scale": 1.6,
     "stride": 2,
-    "stages": 12,
-    "weak": 400,
-    "features": 600,
-    "positives": 1000,
-    "negatives": 800,
-    "hit_rate": 0.99,
-    "tolerated": 4,
+    "stages": 8,
+    "weak": 640,
+    "features": 500,
+    "positives": 600,
+    "negatives": 700,
+    "searched": 100,
+    "hit_rate": 0.96,
+    "positive_iou": 0.7,
+    "negative_iou": 0.4,
+    "tolerated": 2,
 }
 
 
@@ -101,6 +104,8 @@ class ViolaJones(Detector):
         false_alarm: Share of other windows that it may let pass (section 4: 0.3 to 0.5).
         positives: Most windows with an object that a class learns from.
         negatives: Windows without one that each stage learns from.
+        searched: Images in which a stage seeks them; None for all. Where these have fewer, it learns from those, and
+            where they have hardly any the cascade ends: what is not found in so many windows needs no further stage.
         held_out: Share of both that AdaBoost does not see, on which rates are measured.
         positive_iou: Overlap from which a window holds an object.
         negative_iou: Overlap below which it holds none.
@@ -130,6 +135,7 @@ class ViolaJones(Detector):
         false_alarm: float = 0.5,
         positives: int = 5000,
         negatives: int = 5000,
+        searched: int | None = None,
         held_out: float = 0.25,
         positive_iou: float = 0.65,
         negative_iou: float = 0.5,
@@ -144,7 +150,7 @@ class ViolaJones(Detector):
         self.pyramid = Pyramid(largest_scale, scale_step, smallest, stride, opencv)
         self.merge, self.tolerated, self.limit = merge, tolerated, limit
         self.features, self.hit_rate, self.false_alarm = features, hit_rate, false_alarm
-        self.positives, self.negatives, self.held_out = positives, negatives, held_out
+        self.positives, self.negatives, self.searched, self.held_out = positives, negatives, searched, held_out
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
         classifiers = self._weak_classifiers(num_classes, weak, nodes)
         self.cascades = Cascades(classifiers, window, (num_classes, stages, weak), least_contrast)
@@ -255,18 +261,29 @@ class ViolaJones(Detector):
         """Windows that hold no object and pass all stages so far, bytes `[P, rows, columns]` by class."""
         share = max(4, -(-self.negatives // 50))
         found = [Examples(self.negatives if label in growing else 0) for label in range(self.num_classes)]
-        for index in tracked(chance.permutation(len(dataset)), f"{type(self).__name__}: windows for stage {stage + 1}"):
+        order = chance.permutation(len(dataset))[: self.searched]
+        for index in tracked(order, f"{type(self).__name__}: windows for stage {stage + 1}"):
             scan, levels = self._scan(*dataset[index], chance)
             sums = [Sums.of(level.pixels[None]) for level in levels] if stage else []
             for label in sorted(growing):
                 if found[label].wanted:
                     free = scan.free(label, self.negative_iou).cpu()
                     free = free[torch.from_numpy(chance.permutation(len(free)))]
-                    passing = free if stage == 0 else self._passing(label, stage, levels, sums, free)
-                    found[label].add(scan.take(label, passing[:share]))
+                    passing = self._first_passing(label, stage, levels, sums, free, share) if stage else free[:share]
+                    found[label].add(scan.take(label, passing))
             if not any(examples.wanted for examples in found):
                 break
         return [self._patches(label, examples) for label, examples in enumerate(found)]
+
+    def _first_passing(
+        self, label: int, stage: int, levels: list[Level], sums: list[Sums], windows: Tensor, most: int
+    ) -> Tensor:
+        """The first `most` of an image's windows that pass; the others are not looked at."""
+        found, begin, size = windows[:0], 0, most << min(stage, 12)
+        while len(found) < most and begin < len(windows):
+            found = torch.cat([found, self._passing(label, stage, levels, sums, windows[begin : begin + size])])
+            begin, size = begin + size, 4 * size
+        return found[:most]
 
     def _passing(self, label: int, stage: int, levels: list[Level], sums: list[Sums], windows: Tensor) -> Tensor:
         """Those of an image's windows, by number, that pass the first `stage` stages."""

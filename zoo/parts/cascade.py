@@ -121,6 +121,16 @@ class WeakClassifiers(nn.Module):
         """
         raise NotImplementedError
 
+    def run(
+        self, label: int, stages: list[tuple[slice, float]], sums: Sums, starts: Tensor, contrast: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Stage after stage on a processor: how many each window passed, and the margin of the last that it met.
+
+        The same as `votes` stage by stage, on the windows that are left; `stages` are of `Cascades.stages`, from the
+        first on.
+        """
+        raise NotImplementedError
+
     def candidates(self, window: tuple[int, int], count: int | None, chance: np.random.Generator) -> Tensor:
         """Features to choose weak classifiers from: `count` at random, or all; `[F, ...]`."""
         raise NotImplementedError
@@ -187,14 +197,18 @@ class Cascades(nn.Module):
 
         Windows of too little contrast count as -1.
         """
-        contrast = sums.contrast(starts, self.windows[label])
-        passed, margins = torch.zeros_like(starts), torch.zeros_like(contrast)
-        alive = torch.arange(len(starts), device=starts.device)
+        contrast = margins = torch.zeros(len(starts), dtype=torch.float64, device=starts.device)
+        passed, alive = torch.zeros_like(starts), torch.arange(len(starts), device=starts.device)
         if self.weak.normalises:
-            rows, columns = self.windows[label]
+            contrast, (rows, columns) = sums.contrast(starts, self.windows[label]), self.windows[label]
             enough = contrast > self.least_contrast * (rows - 2) * (columns - 2)
             passed, alive = enough.long() - 1, torch.nonzero(enough).flatten()
-        for rows_of, limit in self.stages(label)[:stages]:
+        met = self.stages(label)[:stages]
+        if starts.device.type == "cpu" and met:
+            count, last = self.weak.run(label, met, sums, starts[alive], contrast[alive])
+            return passed.index_add(0, alive, count), margins.index_copy(0, alive, last)
+        margins = margins.clone()
+        for rows_of, limit in met:
             if not len(alive):
                 break
             total = self.weak.votes(label, rows_of, sums, starts[alive], contrast[alive])
@@ -231,7 +245,8 @@ class Cascades(nn.Module):
         """
         row = int(self.ends[label, stage - 1]) if stage else 0
         left = self.shape[2] - row
-        most = min(left, 2 * -(-left // (self.shape[1] - stage)))
+        # Early stages that need few leave more to the later ones, whose windows are harder.
+        most = -(-left // (self.shape[1] - stage))
         window = self.windows[label]
         candidates = self.weak.candidates(window, features, chance)
         values = self.weak.answers(candidates, torch.cat([good, bad]))

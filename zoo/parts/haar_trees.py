@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ops.cascades import run_trees
 from ops.integral import corners, haar_features
 from zoo.formats.opencv_cascade import Cascade
 from zoo.parts.boosting import AdaBoost, Learned, Stump
@@ -70,6 +71,27 @@ class HaarTrees(WeakClassifiers):
                 at = torch.where(at > 0, further, at)
             found[part] = leaves.expand(len(below), -1, -1).gather(2, -at[..., None])[..., 0].sum(1)
         return found
+
+    def run(
+        self, label: int, stages: list[tuple[slice, float]], sums: Sums, starts: Tensor, contrast: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `WeakClassifiers`."""
+        own = slice(0, stages[-1][0].stop)
+        turned = self.turned[label, own, :, None]
+        places = corners(self.rectangles[label, own], sums.columns, turned) + (turned * sums.turned)[..., None]
+        passed, margins = run_trees(
+            sums.values.numpy(),
+            starts.numpy(),
+            torch.where(contrast > 0, 1 / contrast, 1).float().numpy(),
+            places.numpy(),
+            self.weights[label, own].double().numpy(),
+            self.thresholds[label, own].numpy(),
+            self.branches[label, own].long().numpy(),
+            self.leaves[label, own].double().numpy(),
+            np.array([rows.stop for rows, _ in stages]),
+            np.array([limit for _, limit in stages]),
+        )
+        return torch.from_numpy(passed), torch.from_numpy(margins)
 
     def candidates(self, window: tuple[int, int], count: int | None, chance: np.random.Generator) -> Tensor:
         """Rectangles and weights, `[F, 3, 5]`."""

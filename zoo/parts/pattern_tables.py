@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ops.cascades import run_tables
 from ops.integral import corners, pattern_codes, pattern_features
 from zoo.formats.opencv_cascade import Cascade
 from zoo.parts.boosting import GentleBoost, Learned, Table
@@ -44,6 +45,23 @@ class PatternTables(WeakClassifiers):
             codes = pattern_codes(values.reshape(len(values), -1, 9))
             found[part] = tables[codes + first].sum(1)
         return found
+
+    def run(
+        self, label: int, stages: list[tuple[slice, float]], sums: Sums, starts: Tensor, contrast: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `WeakClassifiers`."""
+        x, y, width, height = self.cells[label, : stages[-1][0].stop].long().T[..., None, None]
+        step = torch.arange(4, device=x.device)
+        corner = (y + step[:, None] * height) * sums.columns + x + step * width
+        passed, margins = run_tables(
+            sums.values.numpy(),
+            starts.numpy(),
+            corner.flatten(1).numpy(),
+            self.entries[label, : len(corner)].double().numpy(),
+            np.array([rows.stop for rows, _ in stages]),
+            np.array([limit for _, limit in stages]),
+        )
+        return torch.from_numpy(passed), torch.from_numpy(margins)
 
     def candidates(self, window: tuple[int, int], count: int | None, chance: np.random.Generator) -> Tensor:
         """First cells, `[F, 4]`."""

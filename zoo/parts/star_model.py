@@ -102,6 +102,16 @@ class Star:
             sums[:top], sums[max(0, bottom) :] = -math.inf, -math.inf
             sums[:, :left], sums[:, max(0, right) :] = -math.inf, -math.inf
 
+    def fits(self, levels: list[Tensor], spots: Tensor) -> Tensor:
+        """Which roots `[N, 4]` have all anchors within the finer level, as their scores are finite with parts too."""
+        side = self.parts.shape[-1]
+        component, level, row, column = spots.T
+        sizes = spots.new_tensor([(features.shape[2], features.shape[1]) for features in levels])
+        anchors = spots.new_tensor(self.anchors).reshape(len(self.anchors), -1, 2)[component]
+        starts = anchors - spots.new_tensor(self.padding[::-1]) + 2 * torch.stack([column, row], 1)[:, None]
+        last = sizes[level - self.octave][:, None] - side
+        return ((starts >= 0) & (starts <= last)).flatten(1).all(1)
+
     def place(self, levels: list[Tensor], spots: Tensor) -> Tensor:
         """Where the parts of whole stars lie.
 
