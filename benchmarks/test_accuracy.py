@@ -33,15 +33,15 @@ def test_accuracy(
     stats, fd = record.metrics["stats"], record.metrics["fd"]
     shown = {"AP": stats["AP"], "AP50": stats["AP50"], "AP75": stats["AP75"], "FD": fd["FD"]}
     figures = {name: None if value is None else 100 * value for name, value in shown.items()}
-    table_row(expectation.detector, year=record.metrics["year"], **figures, expected=expectation.expected)
+    table_row(year=record.metrics["year"], **figures, expected=expectation.expected)
     reason = unfit(path, expectation)
     if reason is not None:
-        table_row(expectation.detector, gate="UNFIT")
+        table_row(gate="UNFIT")
         gated.append(str(Gated(path.stem, unfit=reason)))
         return
     judged = judge_detections(path, expectation, images, tmp_path / "detections.json", record.metrics)
     found = Gated(path.stem, bits_of(path), judged)
-    table_row(expectation.detector, gate=judged.outcome, finds=100 * (judged.detectable or float("nan")))
+    table_row(gate=judged.outcome, finds=100 * (judged.detectable or float("nan")))
     if judged.outcome != "PASS" or found.bits is None or not found.bits.same:
         gated.append(str(found))
     strict = pytestconfig.getoption("--inconclusive-fails")

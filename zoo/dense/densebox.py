@@ -23,6 +23,7 @@ No data set of the project has landmarks: points at fixed places of the box stan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,19 +63,26 @@ RECIPE = Recipe(
     augment=object_patch,
     source="section 3 (from memory): a tenth of the rate every 100,000 steps; the number of steps is ours",
 )
-SMALL_RECIPE = small.SMALL_RECIPE
+
+
+def small_patch(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """A patch of the small size: half as large as the paper's, as is the standard height."""
+    return object_patch(image, target, size=120, standard=24.0, shift=12.0)
+
+
+SMALL_RECIPE = replace(small.SMALL_RECIPE, augment=small_patch)
 
 SMALL: dict[str, Any] = {
     "backbone": "small",
-    "taps": (0, 2),
+    "taps": (0, 1),
     "width": 96,
     "dropout": 0.0,
-    "heights": None,
-    "scales": (1.0,),
+    "standard": 24.0,
+    "scales": tuple(2.0 ** (step / 2) for step in range(-5, 3)),
     "score_floor": 0.2,
 }
-"""For `shapes`: one scale, at which objects of all heights are learnt. The maps of strides 4 and 16 are joined, or no
-cell would see a large object whole."""
+"""For `discs`: all lengths are about half of the paper's. The maps of strides 4 and 8 see 23 and 63 pixels, one standard
+height and 2.6 of them, as the paper's see 48 and 116. Scales from 0.18 to 2 find heights from 10 to 170 pixels."""
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 """Landmarks at the corners of the box, as on a licence plate."""

@@ -68,7 +68,7 @@ SMALL: dict[str, Any] = {
     "unit": 16.0,
     "inference": "nms",
 }
-"""For `shapes`: the same strides as the paper's maps, 8 and 16; what they say is enlarged to stride 4 instead of 1."""
+"""For `discs`: the same strides as the paper's maps, 8 and 16; what they say is enlarged to stride 4 instead of 1."""
 
 
 class UnitBoxMaps(NamedTuple):
