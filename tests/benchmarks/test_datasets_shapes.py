@@ -107,7 +107,7 @@ def test_bars_lean_as_lines_of_text_do() -> None:
 
 @pytest.mark.parametrize("split", ["val", "bars", "crowd"])
 def test_unknown_split_of_one_class(split: str) -> None:
-    with pytest.raises(DatasetError, match="bars: split .* is unknown; there are train and test"):
+    with pytest.raises(DatasetError, match=r"bars: split .* is unknown; there are train and test"):
         open_dataset("bars", split)
 
 

@@ -15,7 +15,6 @@ from zoo.backbones.vgg import VGG19FourStages
 from zoo.dense.densebox import CORNERS, SMALL, DenseBox, DenseBoxMaps, densebox, small_patch
 from zoo.subsample import subsample
 
-
 WHOLE: dict[str, Any] = {"taps": (0, 2), "standard": 50.0, "heights": None, "scales": (1.0,)}
 """Objects of all heights are learnt, at the scale of the image; those of the toy images are of many."""
 
@@ -247,3 +246,24 @@ def test_patches_of_the_small_size_bring_positives() -> None:
     learning = [count for count in found if count]
     assert len(learning) > 20
     assert 6 < sum(learning) / len(learning) < 14
+
+
+def test_objects_of_nearly_a_height_that_is_learnt_are_no_background() -> None:
+    """Half as high as the standard, an object is left alone; a quarter as high, it is background."""
+    torch.manual_seed(0)
+    model = small(1, heights=(0.8, 1.25), margin=1.6, mining=False, ring=0.0)
+    points, batch = cell_points((40, 40), (160, 160)), model.preprocess([torch.rand(3, 160, 160)])
+    nearly, far = one(20.0, 20.0, 46.0, 46.0), one(100.0, 100.0, 115.0, 115.0)
+    assert int(model.spared(nearly, points, 4.0).sum()) > 8
+    assert not model.spared(far, points, 4.0).any()
+    assert not small(1, heights=(0.8, 1.25), margin=1.0).spared(nearly, points, 4.0).any(), "as in the paper"
+    maps, positive = perfect(model, [nearly], (160, 160))
+    assert not positive.any()
+    for target, costs in ((nearly, False), (far, True)):
+        said = paint_circles(model, target, points).reshape(1, 1, 40, 40)
+        assert (float(model.losses([maps._replace(score=said)], batch, [target])["score"]) > 0) == costs
+
+
+def paint_circles(model: DenseBox, target: Target, points: Tensor) -> Tensor:
+    """1 in the circles of all objects, whatever their height."""
+    return model._circles(target, points, 4.0)[0].any(0).float()

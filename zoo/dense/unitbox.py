@@ -66,9 +66,11 @@ SMALL: dict[str, Any] = {
     "taps": (1, 2),
     "output_stride": 4,
     "unit": 16.0,
+    "even": True,
     "inference": "nms",
 }
-"""For `discs`: the same strides as the paper's maps, 8 and 16; what they say is enlarged to stride 4 instead of 1."""
+"""For `discs`: the same strides as the paper's maps, 8 and 16; what they say is enlarged to stride 4 instead of 1.
+Of discs the largest have a hundred times the pixels of the smallest, which would hardly be learnt."""
 
 
 class UnitBoxMaps(NamedTuple):
@@ -96,6 +98,7 @@ class UnitBox(Detector):
         box_loss: `iou` or `l2` (section 3.1).
         confidence_weight: Of the confidences' loss.
         box_weight: Of the boxes' loss.
+        even: Objects weigh alike in both losses; else their pixels do, as in the paper.
         inference: One box for each ellipse (section 3.2), or every cell's box and suppression.
         ellipse_floor: Confidence from which pixels form ellipses.
         score_floor: Least score of a detection by suppression.
@@ -116,6 +119,7 @@ class UnitBox(Detector):
         box_loss: Literal["iou", "l2"] = "iou",
         confidence_weight: float = 1.0,
         box_weight: float = 1.0,
+        even: bool = False,
         inference: Literal["ellipses", "nms"] = "ellipses",
         ellipse_floor: float = 0.5,
         score_floor: float = 0.05,
@@ -131,7 +135,7 @@ class UnitBox(Detector):
         self.body: VGG16 | SmallNet = VGG16() if backbone == "vgg16" else small_body(taps[1])
         self.taps, self.divisor = taps, self.body.strides[taps[1]]
         self.output_stride, self.unit, self.box_loss = output_stride, unit, box_loss
-        self.confidence_weight, self.box_weight = confidence_weight, box_weight
+        self.confidence_weight, self.box_weight, self.even = confidence_weight, box_weight, even
         self.inference, self.ellipse_floor, self.score_floor = inference, ellipse_floor, score_floor
         self.nms, self.before, self.limit = nms, before, limit
 
@@ -227,12 +231,25 @@ class UnitBox(Detector):
             outputs.confidence.flatten(2), shown.to(outputs.confidence.dtype), reduction="none"
         )
         learnt = own >= 0
+        weights = _even(own) if self.even else torch.ones_like(own, dtype=torch.float32)
         sides, wanted = outputs.sides.flatten(2).transpose(1, 2)[learnt], wanted[learnt]
         box = log_iou(sides, wanted) if self.box_loss == "iou" else ((sides - wanted) / self.unit).square().sum(-1)
         return {
-            "confidence": self.confidence_weight * confidence.sum(1).mean(),
-            "box": self.box_weight * box.sum() / learnt.sum().clamp(min=1),
+            "confidence": self.confidence_weight * (weights * confidence.sum(1)).mean(),
+            "box": self.box_weight * (weights[learnt] * box).sum() / learnt.sum().clamp(min=1),
         }
+
+
+def _even(own: Tensor) -> Tensor:
+    """Weights `[B, P]` of pixels that learn the objects `own` `[B, P]` of their images: an object's add up alike.
+
+    Pixels of no object weigh 1, those of objects 1 on average.
+    """
+    pixels = [row.bincount(minlength=1) for row in (own + 1)]
+    objects = sum(int((row[1:] > 0).sum()) for row in pixels)
+    share = float((own >= 0).sum()) / max(objects, 1)
+    weights = torch.stack([share / counts.clamp(min=1)[row] for counts, row in zip(pixels, own + 1, strict=True)])
+    return torch.where(own >= 0, weights, 1.0)
 
 
 def unitbox(num_classes: int, **overrides: Any) -> UnitBox:
