@@ -127,9 +127,13 @@ def images(shipped_checkpoint: tuple[Path, Expectation], opened: Callable[[str],
 @pytest.fixture
 def table_row(request: pytest.FixtureRequest, shipped_checkpoint: tuple[Path, Expectation]):
     """A function that adds figures to the checkpoint's row of the closing table of its data set."""
-    expectation = shipped_checkpoint[1]
-    rows = request.config.stash[ROWS].setdefault(expectation.benchmark, {})
-    return rows.setdefault(expectation.detector, {"detector": expectation.detector}).update
+    stash, expectation = request.config.stash[ROWS], shipped_checkpoint[1]
+
+    def add(**figures: object) -> None:
+        rows = stash.setdefault(expectation.benchmark, {})
+        rows.setdefault(expectation.detector, {"detector": expectation.detector}).update(figures)
+
+    return add
 
 
 @pytest.fixture

@@ -328,9 +328,9 @@ class DenseBox(Detector):
         return errors[chosen | positive].sum() / count
 
 
-def small_body(last: int) -> SmallNet:
+def small_body(last: int, blocks: Sequence[int] = ()) -> SmallNet:
     """The zoo's small network up to map `last`, counted from 0."""
-    body = SmallNet()
+    body = SmallNet(blocks=blocks)
     while len(body.strides) > last + 1:
         body.pop_stage()
     return body

@@ -23,6 +23,7 @@ of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,14 +64,16 @@ SMALL_RECIPE = small.SMALL_RECIPE
 
 SMALL: dict[str, Any] = {
     "backbone": "small",
+    "blocks": (1, 2),
     "taps": (1, 2),
     "output_stride": 4,
     "unit": 16.0,
     "even": True,
     "inference": "nms",
 }
-"""For `discs`: the same strides as the paper's maps, 8 and 16; what they say is enlarged to stride 4 instead of 1.
-Of discs the largest have a hundred times the pixels of the smallest, which would hardly be learnt."""
+"""For `discs`: maps of the same strides as the paper's, 8 and 16, which see 95 and 175 pixels (92 and 196 there); what
+they say is enlarged to stride 4 instead of 1. Of discs the largest have a hundred times the pixels of the smallest,
+which would hardly be learnt were it by pixels."""
 
 
 class UnitBoxMaps(NamedTuple):
@@ -91,6 +94,7 @@ class UnitBox(Detector):
     Args:
         num_classes: Foreground classes C.
         backbone: VGG-16, or the zoo's small network.
+        blocks: Residual blocks of each map of the small network; 1 beyond.
         taps: The maps that confidence and boxes are read from (section 3.2: conv4_3 and conv5_3).
         kernel: Of both heads.
         output_stride: Pixels a cell of the answers; 1 in the paper.
@@ -112,6 +116,7 @@ class UnitBox(Detector):
         num_classes: int,
         *,
         backbone: Literal["vgg16", "small"] = "vgg16",
+        blocks: Sequence[int] = (),
         taps: tuple[int, int] = (3, 4),
         kernel: int = 3,
         output_stride: int = 1,
@@ -132,7 +137,7 @@ class UnitBox(Detector):
             raise ValueError(f"unitbox: box_loss must be 'iou' or 'l2', got {box_loss!r}")
         if inference not in ("ellipses", "nms"):
             raise ValueError(f"unitbox: inference must be 'ellipses' or 'nms', got {inference!r}")
-        self.body: VGG16 | SmallNet = VGG16() if backbone == "vgg16" else small_body(taps[1])
+        self.body: VGG16 | SmallNet = VGG16() if backbone == "vgg16" else small_body(taps[1], blocks)
         self.taps, self.divisor = taps, self.body.strides[taps[1]]
         self.output_stride, self.unit, self.box_loss = output_stride, unit, box_loss
         self.confidence_weight, self.box_weight, self.even = confidence_weight, box_weight, even
