@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from benchmarks.datasets import Dataset
+    from benchmarks.shipping import Expectation
     from benchmarks.timing import Conditions
 
-ROWS = pytest.StashKey[list[dict[str, object]]]()
+ROWS = pytest.StashKey[dict[str, dict[str, dict[str, object]]]]()
+"""By data set and detector, what the closing tables say."""
+
 GATED = pytest.StashKey[list[str]]()
 CONDITIONS = pytest.StashKey["Conditions"]()
 NONCONFORMING = pytest.StashKey[dict[str, int]]()
@@ -20,7 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("detectors", "measuring detectors")
     group.addoption("--benchmark", action="store_true", help="measure; without it the folder only checks itself")
     group.addoption("--detectors", default="*", metavar="GLOB", help="which detectors (default: all with weights)")
-    group.addoption("--dataset", default="shapes", choices=["shapes", "bccd", "voc", "coco"], help="which images")
+    sets = ["shapes", "discs", "bars", "bccd", "voc", "coco"]
+    group.addoption("--dataset", choices=sets, help="checkpoints for which images (default: all that are drawn)")
     group.addoption("--data-root", type=Path, metavar="DIR", help="the data as their owner unpacked them")
     group.addoption(
         "--hardware", metavar="PROFILE", help="measure as the profile demands, each detector in a fresh process"
@@ -32,7 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[ROWS] = []
+    config.stash[ROWS] = {}
     config.stash[GATED] = []
     config.stash[NONCONFORMING] = {}
     asked = [config.getoption(option) for option in ("--hardware", "--device", "--threads")]
@@ -50,10 +57,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "shipped_checkpoint" in metafunc.fixturenames:
+        from benchmarks.datasets import DRAWN
         from benchmarks.shipping import shipped
 
         config = metafunc.config
-        rows = shipped(config.getoption("--dataset"), config.getoption("--detectors"))
+        asked = config.getoption("--dataset")
+        names = DRAWN if asked is None else (asked,)
+        rows = [row for name in names for row in shipped(name, config.getoption("--detectors"))]
         if not config.getoption("--benchmark"):
             rows = rows[:1]
         metafunc.parametrize(
@@ -99,13 +109,13 @@ def data_root(request: pytest.FixtureRequest) -> Path | None:
 
 
 @pytest.fixture(scope="session")
-def images(request: pytest.FixtureRequest, data_root: Path | None):
+def opened(data_root: Path | None) -> Callable[[str], Dataset]:
+    """The test of a benchmark, by its name."""
     from benchmarks.datasets import open_dataset
     from benchmarks.datasets.decoded import keep_decoded
     from benchmarks.suite import BENCHMARKS
 
-    benchmark = BENCHMARKS[request.config.getoption("--dataset")]
-    return keep_decoded(open_dataset(benchmark.name, benchmark.split, data_root))
+    return cache(lambda name: keep_decoded(open_dataset(name, BENCHMARKS[name].split, data_root)))
 
 
 @pytest.fixture(scope="module")
@@ -126,16 +136,19 @@ def judge(request: pytest.FixtureRequest, data_root: Path | None, device: str, m
 
 
 @pytest.fixture
-def table_row(request: pytest.FixtureRequest):
-    """A function that adds figures to a detector's row of the closing table."""
-    rows = request.config.stash[ROWS]
+def images(shipped_checkpoint: tuple[Path, Expectation], opened: Callable[[str], Dataset]) -> Dataset:
+    """What the checkpoint is tested on."""
+    return opened(shipped_checkpoint[1].benchmark)
 
-    def add(detector: str, **figures: object) -> None:
-        for row in rows:
-            if row["detector"] == detector:
-                row.update(figures)
-                return
-        rows.append({"detector": detector, **figures})
+
+@pytest.fixture
+def table_row(request: pytest.FixtureRequest, shipped_checkpoint: tuple[Path, Expectation]):
+    """A function that adds figures to the checkpoint's row of the closing table of its data set."""
+    stash, expectation = request.config.stash[ROWS], shipped_checkpoint[1]
+
+    def add(**figures: object) -> None:
+        rows = stash.setdefault(expectation.benchmark, {})
+        rows.setdefault(expectation.detector, {"detector": expectation.detector}).update(figures)
 
     return add
 
@@ -160,9 +173,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from tabulate import tabulate
 
-    terminalreporter.section(f"detectors on {config.getoption('--dataset')}")
-    ordered = sorted(rows, key=lambda row: -float(str(row.get("AP") or 0)))
-    terminalreporter.write_line(tabulate(ordered, headers="keys", floatfmt=".1f", missingval="-"))
+    for name, found in rows.items():
+        terminalreporter.section(f"detectors on {name}")
+        ordered = sorted(found.values(), key=lambda row: -float(str(row.get("AP") or 0)))
+        terminalreporter.write_line(tabulate(ordered, headers="keys", floatfmt=".1f", missingval="-"))
     terminalreporter.write_line(
         "AP and FD in percent; ms: median from image to detections, batch 1; finds: drop of the headline, in points, "
         "that the gate is to find four times in five (three in four by simulation)."

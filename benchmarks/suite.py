@@ -42,6 +42,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     row.name: row
     for row in (
         Benchmark("shapes", "test", "train", ("stats", "AP"), margin=0.5),
+        Benchmark("discs", "test", "train", ("stats", "AP"), margin=0.5),
+        Benchmark("bars", "test", "train", ("stats", "AP"), margin=0.5),
         Benchmark("bccd", "test", "trainval", ("stats", "AP50"), margin=1.0, photographs=True),
         Benchmark("voc", "2007_test", "0712_trainval", ("voc", "mAP07"), margin=0.3, photographs=True),
         Benchmark("coco", "val2017", "train2017", ("stats", "AP"), margin=0.3, photographs=True),

@@ -30,13 +30,13 @@ def test_accuracy(shipped_checkpoint, images, judge, records, measuring, table_r
     gate, metrics = found.gated, found.record.metrics
     shown = {name: metrics["stats"][name] for name in ("AP", "AP50", "AP75")} | {"FD": metrics["fd"]["FD"]}
     figures = {name: None if value is None else 100 * value for name, value in shown.items()}
-    table_row(expectation.detector, year=metrics["year"], **figures, expected=expectation.expected)
+    table_row(year=metrics["year"], **figures, expected=expectation.expected)
     if gate.judgement is None:
-        table_row(expectation.detector, gate="UNFIT")
+        table_row(gate="UNFIT")
         gated.append(str(gate))
         return
     judged = gate.judgement
-    table_row(expectation.detector, gate=judged.outcome, finds=100 * (judged.detectable or float("nan")))
+    table_row(gate=judged.outcome, finds=100 * (judged.detectable or float("nan")))
     if judged.outcome != "PASS" or gate.bits is None or not gate.bits.same:
         gated.append(str(gate))
     strict = pytestconfig.getoption("--inconclusive-fails")

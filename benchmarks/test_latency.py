@@ -90,6 +90,6 @@ def test_latency(
     )
     assert all(value > 0 for value in medians.values())
     shown = {"ms": medians["end_to_end"], "network ms": medians["network"], "proposals ms": medians.get("proposals")}
-    table_row(expectation.detector, **shown)
+    table_row(**shown)
     if same.state == "void":
         pytest.fail(f"{expectation.detector}: {same}", pytrace=False)

@@ -31,6 +31,7 @@ from benchmarks.results import COMMITTED, THREADS, Record
 
 __all__ = ["Conditions", "Job", "conditions", "nonconformity", "time_all", "write_all"]
 
+
 @dataclass(frozen=True)
 class Conditions:
     """What a measurement is to run under.

@@ -43,10 +43,12 @@ def _commands(
     run = "python -m benchmarks"
     yield f"{run} cost {row.name} --classes {classes}"
     if row.small:
-        yield f"{run} train {row.name} --dataset shapes"
-        file = "" if "shapes" in shipped else f" --weights runs/{row.name}.shapes/{row.name}_small.shapes.safetensors"
-        yield f"{run} evaluate {row.name} --dataset shapes{file} --out runs/{row.name}"
-        yield f"{run} latency {row.name}{file} --out runs/{row.name}"
+        drawn = next((name for name in ("shapes", "discs", "bars") if name in shipped), "shapes")
+        yield f"{run} train {row.name} --dataset {drawn}"
+        file = "" if drawn in shipped else f" --weights runs/{row.name}.{drawn}/{row.name}_small.{drawn}.safetensors"
+        yield f"{run} evaluate {row.name} --dataset {drawn}{file} --out runs/{row.name}"
+        images = "" if drawn == "shapes" else f" --dataset {drawn}"
+        yield f"{run} latency {row.name}{images}{file} --out runs/{row.name}"
     if cost is not None and "paper" in (cost.record.metrics.get("recipes") or {}):
         data = "voc --data-root VOC" if classes == 20 else "coco --data-root COCO"
         if classes in (20, 80, 90):
@@ -54,6 +56,6 @@ def _commands(
     for entry in weights:
         data = entry.get("dataset", "coco")
         root = f" --data-root {data.upper()}" if data in ("voc", "coco") else ""
-        if data in ("shapes", "bccd", "voc", "coco") and entry.get("sha256"):
+        if data in ("shapes", "discs", "bars", "bccd", "voc", "coco") and entry.get("sha256"):
             yield f"FILE=$({run} weights {entry['name']})  # {entry.get('published', '')}"
             yield f'{run} evaluate {row.name} --dataset {data}{root} --weights "$FILE" --out runs/{row.name}'

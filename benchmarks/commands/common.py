@@ -62,7 +62,7 @@ Evaluated = Annotated[
         help="A name of the catalog, one that `weights` shows, or the path of a .cfg or .prototxt (--weights)."
     ),
 ]
-DatasetName = Annotated[str, typer.Option("--dataset", help="shapes, bccd, voc or coco.")]
+DatasetName = Annotated[str, typer.Option("--dataset", help="shapes, discs, bars, bccd, voc or coco.")]
 Split = Annotated[str | None, typer.Option(help="Such as test or 2007_test; by default the benchmark's.")]
 DataRoot = Annotated[
     Path | None, typer.Option(help="The data as unpacked: a folder with VOCdevkit/, or with images/ and annotations/.")

@@ -9,7 +9,6 @@ import typer
 
 from benchmarks.commands.common import (
     DataRoot,
-    DatasetName,
     Device,
     GroundTruthFile,
     Note,
@@ -59,7 +58,7 @@ def score(
 
 @app.command()
 def export(
-    dataset: Annotated[str, typer.Argument(help="shapes, bccd, voc or coco.")],
+    dataset: Annotated[str, typer.Argument(help="shapes, discs, bars, bccd, voc or coco.")],
     out: Out,
     split: Split = None,
     data_root: DataRoot = None,
@@ -127,7 +126,9 @@ def gate(
     detectors: Annotated[
         list[str] | None, typer.Argument(help="Names or globs of detectors; by default all that ship.")
     ] = None,
-    dataset: DatasetName = "shapes",
+    dataset: Annotated[
+        str | None, typer.Option(help="shapes, discs, bars, bccd, voc or coco; by default all that are drawn.")
+    ] = None,
     data_root: DataRoot = None,
     stages: Annotated[bool, typer.Option("--stages", help="Only the first tier: which stage's bits moved.")] = False,
     store: Annotated[bool, typer.Option("--store", help="Write the references of those that have none.")] = False,

@@ -23,7 +23,7 @@ def sweep(
     grid: Annotated[Path | None, typer.Argument(help="TOML file with entries named as these options.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the sweep; a cell has a folder in it.")] = Path("runs/sweep"),
     detectors: Annotated[str | None, typer.Option(help="Names or globs, with commas.")] = None,
-    datasets: Annotated[str | None, typer.Option(help="shapes, bccd, voc, coco, with commas.")] = None,
+    datasets: Annotated[str | None, typer.Option(help="shapes, discs, bars, bccd, voc, coco, with commas.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Numbers, with commas.")] = None,
     profiles: Annotated[str | None, typer.Option(help="Hardware profiles that machines must be of.")] = None,
     size: Annotated[str | None, typer.Option(help="small or paper.")] = None,

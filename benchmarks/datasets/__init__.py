@@ -7,9 +7,21 @@ from pathlib import Path
 
 from benchmarks.datasets.dataset import Dataset, DatasetError, cache_folder, read_image
 
-__all__ = ["DATASETS", "Dataset", "DatasetError", "cache_folder", "download_dataset", "open_dataset", "read_image"]
+__all__ = [
+    "DATASETS",
+    "DRAWN",
+    "Dataset",
+    "DatasetError",
+    "cache_folder",
+    "download_dataset",
+    "open_dataset",
+    "read_image",
+]
 
-DATASETS = {"shapes": "test", "bccd": "test", "voc": "2007_test", "coco": "val2017"}
+DRAWN = ("shapes", "discs", "bars")
+"""Those that are drawn on the spot."""
+
+DATASETS = {**dict.fromkeys(DRAWN, "test"), "bccd": "test", "voc": "2007_test", "coco": "val2017"}
 """Known names, and the split that is meant where none is named."""
 
 
@@ -17,15 +29,17 @@ def open_dataset(name: str, split: str | None = None, data_root: Path | None = N
     """Open a split.
 
     Args:
-        name: One of `DATASETS`. `shapes` draws itself and `bccd` (10 MB) is fetched at its first use; the others lie
-            on disk as their owners packed them.
-        split: `shapes`: train, val, test, or a named scene such as `crowd`, `crowd-train`. `bccd`: trainval, test.
+        name: One of `DATASETS`. `shapes`, `discs` (one class of it) and `bars` (which lean, as text does) draw
+            themselves and `bccd` (10 MB) is fetched at its first use; the others lie on disk as their owners packed
+            them.
+        split: `shapes`: train, val, test, or a named scene such as `crowd`, `crowd-train`. `discs` and `bars`: train,
+            test. `bccd`: trainval, test.
             `voc`: `2007_test`, `2012_trainval`, `0712_trainval` (both years, one after the other).
             `coco`: `val2017` and the like.
         data_root: The folder as its owner unpacked it: one holding `VOCdevkit/`, or `images/` (or `val2017/`) and
             `annotations/`. Left out, it is `$DETECTOR_ZOO_DATA/<name>` if that exists, else `<name>` in the cache
             folder, where downloads go.
-        masks: Decode segmentations into `Target.masks` (shapes and coco).
+        masks: Decode segmentations into `Target.masks` (drawn sets and coco).
 
     Raises:
         DatasetError: The name or split is unknown, or files are missing or damaged.
@@ -33,10 +47,10 @@ def open_dataset(name: str, split: str | None = None, data_root: Path | None = N
     split = _split(name, split)
     if masks and name in ("bccd", "voc"):
         raise DatasetError(f"{name}: its XML files hold no masks; open it without")
-    if name == "shapes":
+    if name in DRAWN:
         from benchmarks.datasets.shapes import open_shapes
 
-        return open_shapes(split, masks=masks)
+        return open_shapes(split, name=name, masks=masks)
     if name == "bccd":
         from benchmarks.datasets.bccd import download_bccd, open_bccd
 
@@ -64,7 +78,7 @@ def download_dataset(name: str, split: str | None = None, folder: Path | None = 
     """Fetch a split from its owner unless it is there, check it, and return the folder to open it from.
 
     Args:
-        name: One of `DATASETS`; `shapes` is drawn.
+        name: One of `DATASETS`; some are drawn.
         split: As for `open_dataset`.
         folder: Where to; `<name>` in the cache folder by default.
 
@@ -73,10 +87,10 @@ def download_dataset(name: str, split: str | None = None, folder: Path | None = 
     """
     split = _split(name, split)
     folder = folder or cache_folder() / name
-    if name == "shapes":
+    if name in DRAWN:
         from benchmarks.datasets.shapes import write
 
-        return write(split, folder)
+        return write(split, folder, name)
     if name == "bccd":
         from benchmarks.datasets.bccd import download_bccd
 

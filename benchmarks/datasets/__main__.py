@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.datasets import DatasetError, download_dataset, open_dataset
+from benchmarks.datasets import DRAWN, DatasetError, download_dataset, open_dataset
 from benchmarks.stopping import stoppable
 
 
 def main(
-    name: Annotated[str, typer.Argument(help="shapes, bccd, voc or coco.")],
+    name: Annotated[str, typer.Argument(help="shapes, discs, bars, bccd, voc or coco.")],
     split: Annotated[str | None, typer.Option(help="For instance 2007_test, 0712_trainval, val2017.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where to; the cache folder by default.")] = None,
 ) -> None:
@@ -25,7 +25,7 @@ def main(
 def _fetch(name: str, split: str | None, folder: Path | None) -> None:
     try:
         place = download_dataset(name, split, folder)
-        dataset = open_dataset(name, split, None if name == "shapes" else place)
+        dataset = open_dataset(name, split, None if name in DRAWN else place)
         print(f"{place}: {len(dataset)} images, {dataset.num_objects} objects, fingerprint {dataset.fingerprint}")
     except (DatasetError, OSError, MemoryError) as error:
         print(f"error: {str(error) or 'out of memory'}", file=sys.stderr)

@@ -104,7 +104,7 @@ class Dataset:
     """Index -> (image, Target), over a ground truth in COCO's terms.
 
     Attributes:
-        name: Of the data set: shapes, bccd, voc, coco.
+        name: Of the data set: shapes, discs, bars, bccd, voc, coco.
         split: For instance `test`, `2007_test`, `val2017`.
         class_names: Label -> name.
         category_ids: Label -> COCO category id (COCO's are sparse, ours run from 1).

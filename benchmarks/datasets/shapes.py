@@ -7,6 +7,9 @@ cache folder, in VOC's and in COCO's layout, and read back by the loaders of the
 `mix` is the default scene and its three splits are frozen: every shipped checkpoint rests on them. The other scenes
 serve single questions (crowds, pairs, concentric objects, bent forms, a sweep of sizes, bars at any angle); each has a
 test split of 500 images, named like the scene, and a training split `<scene>-train`.
+
+Detectors of one kind of object, faces or lines of text, have data sets of their own (`OWN`), frozen too: `discs`, in
+which everything that is no disc is ground, and `bars`, which lean by up to 33 degrees, as lines of text do.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import shutil
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ from rich.progress import track
 from benchmarks.datasets.coco import open_coco
 from benchmarks.datasets.dataset import Dataset, DatasetError, cache_folder
 
-__all__ = ["CLASS_NAMES", "FINGERPRINTS", "SCENES", "Scene", "draw", "open_shapes"]
+__all__ = ["CLASS_NAMES", "FINGERPRINTS", "OWN", "SCENES", "Scene", "draw", "open_shapes"]
 
 CLASS_NAMES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent", "bar")
 
@@ -40,8 +43,12 @@ FINGERPRINTS = {
     "train": "d70179f93f28d4341aa71db5b07a799f810ecfb1d0e6891b424cb9404136b35b",
     "val": "1fee963d8a589b2ac3a078558e824cef36564574097461e4cf1c0aaedb836ea4",
     "test": "44dbbad232d8abb4a71f8c4ebc4534b0013b2432717c66a6c521e8ed35f0d7eb",
+    "discs-train": "7dd9e9d90a22e8a635bc016874e46dd6f927b41a4c3ebd00b7df4058791862bd",
+    "discs-test": "66787f8bb0eb2c378f8da7f7868974cca0090a3342d2d55d0a44ab50ac76b5d3",
+    "bars-train": "99db76426d223f1e009b0c15e9f49d92392a11264dd1bbc1aaad1791bbda2028",
+    "bars-test": "82be4ffcf20ae649e4681724fb457148b9f41dfacf09b875d2af9cbf54ad33be",
 }
-"""`Dataset.fingerprint` of the frozen splits, over pixels and boxes."""
+"""`Dataset.fingerprint` of the frozen splits, over pixels and boxes; of those of `OWN`, `<name>-<split>`."""
 
 _EDITION = 1  # Goes up when a pixel or a box of any scene changes.
 
@@ -57,7 +64,8 @@ class Scene:
     Attributes:
         side: Of the square images, pixels.
         images: Of the test split and of the training split.
-        forms: Labels that occur.
+        forms: Labels that occur, each as often as it stands here.
+        labelled: Labels of the objects; other forms are painted likewise, and are no objects.
         objects: Fewest and most objects of small and medium size.
         area: Smallest and largest area that these aim at, square pixels; uniform over its octaves.
         large: Share of images with one object over 96^2 square pixels.
@@ -67,7 +75,9 @@ class Scene:
         neighbours: Fewest and most objects of a row of same-class neighbours; (1, 1) is no row.
         overlap: IoU of neighbouring boxes.
         concentric: Share of objects around a smaller one with the same centre.
-        rotated: Turn forms by any angle.
+        rotated: Turn forms.
+        lean: Tangent of half the largest angle by which they turn either way, 1 being a right angle; below that none
+            stands upside down.
         stretch: Largest ratio of the two axes.
         bend: Largest curvature of a form's axis, in its own half sizes; 0 is rigid.
         texture: Strength of ground texture and pixel noise.
@@ -79,6 +89,7 @@ class Scene:
     side: int = 160
     images: tuple[int, int] = (500, 2000)
     forms: tuple[int, ...] = tuple(range(8))
+    labelled: tuple[int, ...] = tuple(range(8))
     objects: tuple[int, int] = (2, 10)
     area: tuple[int, int] = (64, 8192)
     large: float = 0.5
@@ -89,6 +100,7 @@ class Scene:
     overlap: tuple[float, float] = (0.0, 0.0)
     concentric: float = 0.0
     rotated: bool = True
+    lean: float = 1.0
     stretch: float = 1.3
     bend: float = 0.15
     texture: float = 1.0
@@ -123,6 +135,18 @@ SCENES: dict[str, Scene] = {
         whole=True, seed=8,
     ),
 }  # fmt: skip
+
+OWN: dict[str, Scene] = {
+    "discs": Scene(
+        images=(300, 2000), forms=(0,) * 10 + tuple(range(1, 8)), labelled=(0,), objects=(3, 9), area=(120, 8192),
+        large=0.25, difficult=0.0, clump=0.0, whole=True, seed=9,
+    ),
+    "bars": Scene(
+        images=(300, 2000), forms=(7,) * 6 + (0, 1, 2, 5), labelled=(7,), objects=(4, 10), area=(300, 4000),
+        large=0.0, difficult=0.0, clump=0.0, bend=0.0, lean=0.3, hidden=0.3, whole=True, seed=10,
+    ),
+}  # fmt: skip
+"""Scenes that are data sets by themselves, of one class each: three in five of the forms are objects."""
 
 _FROZEN = {"train": 2000, "val": 300, "test": 300}
 
@@ -418,9 +442,9 @@ def _pose(chance: _Chance, scene: Scene, label: int, area: float) -> _Pose:
         ratio = 1 / ratio
     half = math.sqrt(area / _FILLED[label])
     # Half angles in a rational parametrisation: exact arithmetic where a sine would depend on a library.
-    tangent = chance.real(-1, 1) if scene.rotated else 0.0
+    tangent = chance.real(-scene.lean, scene.lean) if scene.rotated else 0.0
     cosine, sine = (1 - tangent * tangent) / (1 + tangent * tangent), 2 * tangent / (1 + tangent * tangent)
-    if scene.rotated and chance.happens(0.5):
+    if scene.rotated and scene.lean == 1.0 and chance.happens(0.5):
         cosine, sine = -cosine, -sine
     margin = min(scene.side / 2, half * 0.9)
     return _Pose(
@@ -541,7 +565,7 @@ def _annotate(canvas: _Canvas) -> list[dict[str, Any]]:
         shown = canvas.owner == index
         mask = thing.full if canvas.scene.whole else shown
         visible, area = int(np.count_nonzero(shown)), int(np.count_nonzero(mask))
-        if visible < 8:
+        if visible < 8 or thing.label not in canvas.scene.labelled:
             continue
         columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
         x1, y1, x2, y2 = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
@@ -559,23 +583,32 @@ def _annotate(canvas: _Canvas) -> list[dict[str, Any]]:
 
 # --- on disk
 
+_Drawn = tuple[int, NDArray[np.uint8], list[dict[str, Any]]]
+"""An image of a split: its index, and what `draw` answers."""
 
-def open_shapes(split: str, *, masks: bool = False) -> Dataset:
+
+def open_shapes(split: str, *, name: str = "shapes", masks: bool = False) -> Dataset:
     """Open a split, drawing it first where the cache folder lacks it.
 
     Args:
         split: `train`, `val` or `test` of the frozen scene; or a scene's name (its test split), or `<scene>-train`.
+            Of the sets of `OWN` `train` or `test`.
+        name: `shapes`, or a key of `OWN`.
         masks: Decode the objects' masks.
 
     Raises:
         DatasetError: There is no such split.
     """
-    return open_coco(split, write(split), name="shapes", masks=masks)
+    return open_coco(split, write(split, name=name), name=name, masks=masks)
 
 
-def _plan(split: str) -> tuple[Scene, int, int]:
+def _plan(split: str, data: str) -> tuple[Scene, int, int]:
     """Scene, number of the split, and images of a split's name."""
     numbers = {"train": 0, "val": 1, "test": 2}
+    if data in OWN:
+        if split not in ("train", "test"):
+            raise DatasetError(f"{data}: split {split!r} is unknown; there are train and test")
+        return OWN[data], numbers[split], OWN[data].images[split == "train"]
     if split in _FROZEN:
         return SCENES["mix"], numbers[split], _FROZEN[split]
     name, _, part = split.partition("-")
@@ -589,14 +622,14 @@ def _plan(split: str) -> tuple[Scene, int, int]:
     return SCENES[name], number, SCENES[name].images[number == 0]
 
 
-def write(split: str, folder: Path | None = None) -> Path:
-    """Draw a split into `folder` (the cache folder's `shapes/` by default) unless it is there, and say where it lies.
+def write(split: str, folder: Path | None = None, name: str = "shapes") -> Path:
+    """Draw a split into `folder` (by default `<name>/` in the cache folder) unless it is there, and say where it lies.
 
     The folder appears whole or not at all; a second process waits for the first. It holds COCO's layout
     (`annotations/`, `images/<split>/`) and VOC's (`VOCdevkit/VOC2007/`), whose images are the same files.
     """
-    scene, number, count = _plan(split)
-    folder = folder or cache_folder() / "shapes"
+    scene, number, count = _plan(split, name)
+    folder = folder or cache_folder() / name
     place = folder / f"{split}.{_EDITION}"
     if place.is_dir():
         return place
@@ -608,12 +641,14 @@ def write(split: str, folder: Path | None = None) -> Path:
                 shutil.rmtree(left, ignore_errors=True)
             temporary = Path(tempfile.mkdtemp(dir=folder, prefix=f".{split}."))
             try:
-                _write_layouts(temporary, split, scene, number, count)
-                drawn = open_coco(split, temporary, name="shapes").fingerprint
-                if drawn != FINGERPRINTS.get(split, drawn):
+                images = track(range(count), f"Drawing {name} {split}", transient=True)
+                _write_layouts(temporary, split, scene, ((index, *draw(scene, number, index)) for index in images))
+                drawn = open_coco(split, temporary, name=name).fingerprint
+                frozen = FINGERPRINTS.get(split if name == "shapes" else f"{name}-{split}", drawn)
+                if drawn != frozen:
                     raise DatasetError(
-                        f"shapes {split}: this machine drew other pixels or boxes (fingerprint {drawn}, frozen is "
-                        f"{FINGERPRINTS[split]}); results on them would not compare, please report its platform"
+                        f"{name} {split}: this machine drew other pixels or boxes (fingerprint {drawn}, frozen is "
+                        f"{frozen}); results on them would not compare, please report its platform"
                     )
                 os.replace(temporary, place)
             except BaseException:
@@ -622,7 +657,7 @@ def write(split: str, folder: Path | None = None) -> Path:
     return place
 
 
-def _write_layouts(folder: Path, split: str, scene: Scene, number: int, count: int) -> None:
+def _write_layouts(folder: Path, split: str, scene: Scene, drawn: Iterable[_Drawn]) -> None:
     coco_images, voc = folder / "images" / split, folder / "VOCdevkit" / "VOC2007"
     for path in (
         coco_images,
@@ -633,8 +668,7 @@ def _write_layouts(folder: Path, split: str, scene: Scene, number: int, count: i
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     names: list[str] = []
-    for index in track(range(count), f"Drawing shapes {split}", transient=True):
-        pixels, objects = draw(scene, number, index)
+    for index, pixels, objects in drawn:
         name = f"{index + 1:06d}"
         file = coco_images / f"{name}.png"
         file.write_bytes(_png(pixels))
@@ -657,7 +691,7 @@ def _write_layouts(folder: Path, split: str, scene: Scene, number: int, count: i
                 "difficult": thing["difficult"],
                 "segmentation": {"size": encoded["size"], "counts": encoded["counts"].decode()},
             })  # fmt: skip
-    categories = [{"id": label + 1, "name": name} for label, name in enumerate(CLASS_NAMES)]
+    categories = [{"id": label + 1, "name": CLASS_NAMES[label]} for label in scene.labelled]
     truth = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(truth))
     (voc / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from torchvision.ops import box_iou
 
 from benchmarks.datasets import Dataset, DatasetError, open_dataset
 from benchmarks.datasets import shapes as module
-from benchmarks.datasets.shapes import CLASS_NAMES, FINGERPRINTS, SCENES, Scene, draw, open_shapes, write
+from benchmarks.datasets.shapes import CLASS_NAMES, FINGERPRINTS, OWN, SCENES, Scene, draw, open_shapes, write
 from benchmarks.datasets.voc import open_voc
+from ops.quads import rectangle_angles, smallest_rectangles
 from tests.contract import assert_is_dataset
 
 
@@ -50,6 +52,63 @@ def test_frozen_train_split() -> None:
     split = open_dataset("shapes", "train")
     assert split.fingerprint == FINGERPRINTS["train"]
     assert len(split) == 2000
+
+
+@pytest.fixture(scope="session", params=list(OWN))
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The frozen test split of a set of one class, drawn anew."""
+    name = request.param
+    return module.open_coco("test", write("test", tmp_path_factory.mktemp(name), name), name=name, masks=True)
+
+
+def test_frozen_test_split_of_one_class(own: Dataset) -> None:
+    assert own.fingerprint == FINGERPRINTS[f"{own.name}-test"]
+    assert (own.name, own.split, len(own)) == (own.name, "test", 300)
+    assert own.class_names == (own.name.removesuffix("s"),)
+    assert own.num_objects > 600
+    assert_is_dataset(own, range(0, 300, 29))
+    voc = open_voc("test", own.paths[0].parents[2], name=own.name, class_names=own.class_names)
+    assert all(torch.equal(own.target(index).boxes, voc.target(index).boxes) for index in range(len(own)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_frozen_train_split_of_one_class(name: str) -> None:
+    split = open_dataset(name, "train")
+    assert split.fingerprint == FINGERPRINTS[f"{name}-train"]
+    assert len(split) == 2000
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_forms_of_other_classes_are_painted_and_no_objects(name: str) -> None:
+    """Were all labelled, the same pixels would have more objects, among them all that are there now."""
+    more = 0
+    for index in range(12):
+        pixels, objects = draw(OWN[name], 2, index)
+        other, everything = draw(replace(OWN[name], labelled=tuple(range(8))), 2, index)
+        assert np.array_equal(pixels, other)
+        assert {thing["label"] for thing in objects} <= set(OWN[name].labelled)
+        kept = [thing["bbox"] for thing in everything if thing["label"] in OWN[name].labelled]
+        assert [thing["bbox"] for thing in objects] == kept
+        more += len(everything) - len(objects)
+    assert more > 12
+
+
+def test_bars_lean_as_lines_of_text_do() -> None:
+    """To both sides, and short of the 45 degrees from which on a side and not the top would be the upper one."""
+    angles: list[float] = []
+    for index in range(12):
+        _, objects = draw(OWN["bars"], 2, index)
+        large = [torch.from_numpy(thing["mask"]) for thing in objects if thing["area"] > 400]
+        angles += rectangle_angles(smallest_rectangles(torch.stack(large))).rad2deg().tolist() if large else []
+    assert -38 < min(angles) < -15
+    assert 15 < max(angles) < 38
+
+
+@pytest.mark.parametrize("split", ["val", "bars", "crowd"])
+def test_unknown_split_of_one_class(split: str) -> None:
+    with pytest.raises(DatasetError, match=r"bars: split .* is unknown; there are train and test"):
+        open_dataset("bars", split)
 
 
 def test_splits_share_no_image() -> None:

@@ -209,7 +209,7 @@ def test_data_folder_from_the_environment(devkit: Write, tmp_path: Path, monkeyp
     assert len(open_dataset("voc")) == 1
     with pytest.raises(DatasetError, match=r"coco: there is no .*cache/coco; give --data-root"):
         open_dataset("coco")
-    with pytest.raises(DatasetError, match="data set 'vok' is unknown; there are shapes, bccd, voc, coco"):
+    with pytest.raises(DatasetError, match="data set 'vok' is unknown; there are shapes, discs, bars, bccd, voc, coco"):
         open_dataset("vok")
     with pytest.raises(DatasetError, match="voc: its XML files hold no masks"):
         open_dataset("voc", masks=True)

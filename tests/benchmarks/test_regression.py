@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import gate, gate_rates, references
+from benchmarks import conftest, gate, gate_rates, references, shipping
 from benchmarks.__main__ import app
 from benchmarks.coverage import population
 from benchmarks.metrics import Matches, load_detections, load_ground_truth, match, score
@@ -225,6 +227,49 @@ def test_unfit_environments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert unknown.exit_code == 2
     never = CliRunner().invoke(app, ["gate", "yolov3_spp"])
     assert (never.exit_code, "no checkpoint of it ships" in never.output) == (4, True)
+
+
+def test_each_checkpoint_is_judged_on_its_own_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those for several sets, named one by one and out of order; a set that nothing is judged on is not opened."""
+    ships = {"shapes": ["ssd", "yolov3"], "bars": ["east"]}
+    opened: list[str] = []
+
+    def shipped(dataset: str, pattern: str = "*") -> list[tuple[Path, Any]]:
+        names = [name for name in ships.get(dataset, []) if pattern in ("*", name)]
+        return [(Path(f"{name}_small.{dataset}.safetensors"), SimpleNamespace(benchmark=dataset)) for name in names]
+
+    def open_dataset(name: str, split: str, root: Path | None) -> Any:
+        opened.append(name)
+        return SimpleNamespace(name=name)
+
+    def judged(rows: Any, images: Any, **_: Any) -> list[gate.Gated]:
+        return [gate.Gated(f"{path.stem} on {images.name}", unfit="a stub") for path, _ in rows]
+
+    for name, stub in (("shipped", shipped), ("open_dataset", open_dataset), ("gate", judged)):
+        monkeypatch.setattr(gate, name, stub)
+    found = CliRunner().invoke(app, ["gate", "east", "yolov3"])
+    assert re.findall(r"\w+\.\w+ on \w+", found.output) == ["yolov3_small.shapes on shapes", "east_small.bars on bars"]
+    assert opened == ["shapes", "bars"]
+    alone = CliRunner().invoke(app, ["gate", "--dataset", "bars"])
+    assert re.findall(r"\w+\.\w+ on \w+", alone.output) == ["east_small.bars on bars"]
+
+
+def test_the_default_run_takes_all_drawn_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shipped(dataset: str, pattern: str) -> list[tuple[Path, Any]]:
+        return [(Path(f"{pattern}.{dataset}"), SimpleNamespace(detector="some", benchmark=dataset))]
+
+    monkeypatch.setattr(shipping, "shipped", shipped)
+    for asked, wanted in ((None, ["shapes", "discs", "bars"]), ("bccd", ["bccd"])):
+        options = {"--dataset": asked, "--detectors": "a*", "--benchmark": True}
+        given: list[Any] = []
+        metafunc = SimpleNamespace(
+            fixturenames=["shipped_checkpoint"],
+            config=SimpleNamespace(getoption=options.__getitem__),
+            parametrize=lambda name, rows, **_: given.extend(rows),  # noqa: B023 - called within this turn
+        )
+        conftest.pytest_generate_tests(metafunc)  # type: ignore[arg-type]
+        assert [row[1].benchmark for row in given] == wanted
+        assert [row[0].name for row in given] == [f"a*.{name}" for name in wanted]
 
 
 def test_made_up_detectors_are_what_they_are_said_to_be() -> None:

@@ -12,13 +12,16 @@ from ops.structures import Target
 from tests.contract import assert_is_detector, assert_overfits, empty_target, toy_images
 from zoo import build
 from zoo.backbones.vgg import VGG19FourStages
-from zoo.dense.densebox import CORNERS, SMALL, DenseBox, DenseBoxMaps, densebox
+from zoo.dense.densebox import CORNERS, SMALL, DenseBox, DenseBoxMaps, densebox, small_patch
 from zoo.subsample import subsample
+
+WHOLE: dict[str, Any] = {"taps": (0, 2), "standard": 50.0, "heights": None, "scales": (1.0,)}
+"""Objects of all heights are learnt, at the scale of the image; those of the toy images are of many."""
 
 
 def small(num_classes: int = 2, **options: Any) -> DenseBox:
     torch.manual_seed(0)
-    return DenseBox(num_classes, **{**SMALL, "width": 16, **options})
+    return DenseBox(num_classes, **{**SMALL, **WHOLE, "width": 16, **options})
 
 
 def count(module: nn.Module | None) -> int:
@@ -211,8 +214,56 @@ def test_classes_can_be_cut_out() -> None:
 
 
 def test_learns_four_images() -> None:
-    assert_overfits(build("densebox", 2, small=True), steps=80)
+    assert_overfits(build("densebox", 2, small=True, **WHOLE), steps=80)
 
 
 def test_landmarks_are_learnt_beside_the_boxes() -> None:
-    assert_overfits(build("densebox", 2, small=True, landmarks=CORNERS), steps=90)
+    assert_overfits(build("densebox", 2, small=True, landmarks=CORNERS, **WHOLE), steps=90)
+
+
+def test_the_small_size_finds_every_height_of_its_data_set() -> None:
+    """Discs are 10 to 150 pixels high: at one of the scales, as the network rounds them, each is about the standard."""
+    model = build("densebox", 1, small=True)
+    assert isinstance(model, DenseBox)
+    assert model.heights is not None
+    sides = [max(1, round(160 * scale / model.divisor)) * model.divisor for scale in model.scales]
+    for height in range(10, 151):
+        shares = [height * side / 160 / model.standard for side in sides]
+        assert any(model.heights[0] <= share <= model.heights[1] for share in shares), height
+
+
+def test_patches_of_the_small_size_bring_positives() -> None:
+    """Half of the patches are about an object, which then has about ten cells; heights are those that are learnt."""
+    torch.manual_seed(0)
+    model = build("densebox", 1, small=True)
+    assert isinstance(model, DenseBox)
+    points, found = cell_points((30, 30), (120, 120)), []
+    for side in (12.0, 24.0, 100.0):
+        for _ in range(20):
+            image, target = small_patch(torch.rand(3, 160, 160), one(20.0, 20.0, 20.0 + side, 20.0 + side))
+            assert image.shape == (3, 120, 120)
+            found.append(int(model.assign(target, points, 4.0)[0].sum()))
+    learning = [count for count in found if count]
+    assert len(learning) > 20
+    assert 6 < sum(learning) / len(learning) < 14
+
+
+def test_objects_of_nearly_a_height_that_is_learnt_are_no_background() -> None:
+    """Half as high as the standard, an object is left alone; a quarter as high, it is background."""
+    torch.manual_seed(0)
+    model = small(1, heights=(0.8, 1.25), margin=1.6, mining=False, ring=0.0)
+    points, batch = cell_points((40, 40), (160, 160)), model.preprocess([torch.rand(3, 160, 160)])
+    nearly, far = one(20.0, 20.0, 46.0, 46.0), one(100.0, 100.0, 115.0, 115.0)
+    assert int(model.spared(nearly, points, 4.0).sum()) > 8
+    assert not model.spared(far, points, 4.0).any()
+    assert not small(1, heights=(0.8, 1.25), margin=1.0).spared(nearly, points, 4.0).any(), "as in the paper"
+    maps, positive = perfect(model, [nearly], (160, 160))
+    assert not positive.any()
+    for target, costs in ((nearly, False), (far, True)):
+        said = paint_circles(model, target, points).reshape(1, 1, 40, 40)
+        assert (float(model.losses([maps._replace(score=said)], batch, [target])["score"]) > 0) == costs
+
+
+def paint_circles(model: DenseBox, target: Target, points: Tensor) -> Tensor:
+    """1 in the circles of all objects, whatever their height."""
+    return model._circles(target, points, 4.0)[0].any(0).float()

@@ -29,7 +29,7 @@ from zoo.dense.east import EAST, REIMPLEMENTATION, SMALL, EASTMaps, east
 
 def small(num_classes: int = 2, **options: Any) -> EAST:
     torch.manual_seed(0)
-    return EAST(num_classes, **{**SMALL, "widths": (16, 16, 16, 16), "before": 300, **options})
+    return EAST(num_classes, **{**SMALL, "turned": False, "widths": (16, 16, 16, 16), "before": 300, **options})
 
 
 def count(module: nn.Module) -> int:

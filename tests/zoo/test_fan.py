@@ -101,6 +101,22 @@ def test_without_attention_it_is_retinanet() -> None:
             torch.testing.assert_close(a, b)
 
 
+def test_bounded_attention_never_silences_a_place() -> None:
+    """However sure the branch is that there is no face, features keep their size; surest, they are e times as large."""
+    model, batch, _ = at_hand(bounded=True)
+    head = model.head["attention_head"]
+    torch.nn.init.zeros_(head.attention.weight)
+    batch = model.eval().preprocess([torch.rand(3, 64, 64)])
+    with torch.no_grad():
+        maps = model.backbone(batch.pixels)
+        for logit, gain in ((-30.0, 1.0), (0.0, math.exp(0.5)), (30.0, math.e)):
+            head.attention.bias.fill_(logit)
+            found, wanted = model.network(batch), model.heads([gain * x for x in maps], batch)
+            assert found.attention[0].allclose(torch.tensor(logit)), "the loss is of the logit"
+            for a, b in zip(found.logits, wanted.logits, strict=True):
+                torch.testing.assert_close(a, b)
+
+
 TARGETS = [
     Target(torch.tensor([[3.0, 5, 12, 14], [19.0, 20, 61, 53], [40.0, 2, 43, 20]]), torch.tensor([1, 0, 2])),
     Target(torch.tensor([[10.0, 9, 41, 60]]), torch.tensor([2])),

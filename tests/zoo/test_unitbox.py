@@ -18,7 +18,7 @@ from zoo.dense.unitbox import SMALL, UnitBox, UnitBoxMaps, unitbox
 
 def small(num_classes: int = 2, **options: Any) -> UnitBox:
     torch.manual_seed(0)
-    return UnitBox(num_classes, **{**SMALL, **options})
+    return UnitBox(num_classes, **{**SMALL, "even": False, **options})
 
 
 def count(module: nn.Module) -> int:
@@ -164,6 +164,29 @@ def test_options_that_do_not_exist() -> None:
         unitbox(1, box_loss="giou")
     with pytest.raises(ValueError, match="'ellipses' or 'nms', got 'soft'"):
         unitbox(1, inference="soft")
+
+
+def test_even_objects_weigh_alike_whatever_their_size() -> None:
+    """One of 6 x 6 cells and one of 30 x 30 in two images: a box that is wrong by a factor costs the same."""
+    targets = [
+        Target(torch.tensor([[8.0, 8, 32, 32]]), torch.tensor([0])),
+        Target(torch.tensor([[20.0, 20, 140, 140]]), torch.tensor([0])),
+    ]
+    costs: dict[tuple[bool, int], float] = {}
+    for even in (False, True):
+        model = small(1, even=even)
+        batch = batch_of(model, 2)
+        good = [say(model, target) for target in targets]
+        for wrong in (0, 1):
+            maps = [m._replace(sides=2 * m.sides) if image == wrong else m for image, m in enumerate(good)]
+            both = UnitBoxMaps(*(torch.cat(parts) for parts in zip(*maps, strict=True)))
+            costs[even, wrong] = float(model.losses(both, batch, targets)["box"])
+        # Everywhere unsure, each pixel costs ln 2: weights are 1 on average.
+        unsure = UnitBoxMaps(torch.zeros(2, 1, 40, 40), torch.cat([m.sides for m in good]))
+        assert float(model.losses(unsure, batch, targets)["confidence"]) == pytest.approx(math.log(2), rel=1e-5)
+    assert costs[False, 1] == pytest.approx(25 * costs[False, 0], rel=1e-4)
+    assert costs[True, 1] == pytest.approx(costs[True, 0], rel=1e-4)
+    assert costs[True, 0] == pytest.approx(math.log(4) / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize("box_loss", ["iou", "l2"])

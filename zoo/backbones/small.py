@@ -6,6 +6,7 @@ Ours, from no paper: a residual network with batch normalisation of about 0.25 M
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -54,19 +55,23 @@ class _Residual(nn.Module):
 class SmallNet(nn.Module):
     """Image `[B, 3, H, W]` to maps at strides 4, 8, 16 and 32 (as many as `widths` has, less the stem).
 
+    Args:
+        widths: Channels of the stem and of each map.
+        blocks: Residual blocks of each map; those beyond have one.
+
     Attributes:
         channels: Width of each map that `forward` gives.
         strides: Stride of each.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (16, 24, 40, 64, 64)) -> None:
+    def __init__(self, widths: tuple[int, ...] = (16, 24, 40, 64, 64), blocks: Sequence[int] = ()) -> None:
         super().__init__()
         self.channels = widths[1:]
         self.strides = tuple(4 * 2**level for level in range(len(self.channels)))
         self.stem = conv_bn_relu(3, widths[0], stride=2)
         self.stages = nn.ModuleList(
-            nn.Sequential(conv_bn_relu(inputs, outputs, stride=2), _Residual(outputs))
-            for inputs, outputs in itertools.pairwise(widths)
+            nn.Sequential(conv_bn_relu(inputs, outputs, stride=2), *(_Residual(outputs) for _ in range(count)))
+            for (inputs, outputs), count in zip(itertools.pairwise(widths), (*blocks, *[1] * len(widths)), strict=False)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -23,6 +23,7 @@ No data set of the project has landmarks: points at fixed places of the box stan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -62,19 +63,30 @@ RECIPE = Recipe(
     augment=object_patch,
     source="section 3 (from memory): a tenth of the rate every 100,000 steps; the number of steps is ours",
 )
-SMALL_RECIPE = small.SMALL_RECIPE
+
+
+def small_patch(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """A patch of the small size: half as large as the paper's, as is the standard height."""
+    return object_patch(image, target, size=120, standard=24.0, shift=12.0)
+
+
+SMALL_RECIPE = replace(small.SMALL_RECIPE, augment=small_patch)
 
 SMALL: dict[str, Any] = {
     "backbone": "small",
-    "taps": (0, 2),
+    "taps": (0, 1),
     "width": 96,
     "dropout": 0.0,
-    "heights": None,
-    "scales": (1.0,),
+    "standard": 24.0,
+    "margin": 1.6,
+    "scales": tuple(2.0 ** (step / 2) for step in range(-5, 3)),
     "score_floor": 0.2,
 }
-"""For `shapes`: one scale, at which objects of all heights are learnt. The maps of strides 4 and 16 are joined, or no
-cell would see a large object whole."""
+"""For `discs`: all lengths are about half of the paper's. Its maps, of strides 4 and 8, see 23 and 63 pixels: one
+standard height and 2.6 of them, as the paper's see 48 and 116. Scales from 0.18 to 2 find heights from 10 to 170.
+
+Discs of all heights stand side by side here, unlike faces in a crowd: were those that are a little too small or too
+large background, they would be most of what is hard."""
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 """Landmarks at the corners of the box, as on a licence plate."""
@@ -116,6 +128,7 @@ class DenseBox(Detector):
         standard: Height of an object that is learnt, in pixels (section 3.2).
         heights: Objects are learnt whose height is between these shares of the standard, others are background
             (section 3.2); None learns all.
+        margin: Objects beyond these heights by up to this factor are neither learnt nor background; 1, in the paper.
         circle: Radius of the positive circle, a share of the box's shorter side (section 3.2).
         ring: Negatives at most so many cells from a positive are ignored (section 3.2).
         mining: Learn from all positives and as many negatives; else from all cells that are not ignored (section 3.3).
@@ -147,6 +160,7 @@ class DenseBox(Detector):
         landmark_radius: float = 1.0,
         standard: float = 50.0,
         heights: tuple[float, float] | None = (0.8, 1.25),
+        margin: float = 1.0,
         circle: float = 0.3,
         ring: float = 2.0,
         mining: bool = True,
@@ -163,7 +177,7 @@ class DenseBox(Detector):
         super().__init__(num_classes)
         self.body: VGG19FourStages | SmallNet = VGG19FourStages() if backbone == "vgg19" else small_body(taps[1])
         self.taps, self.divisor = taps, self.body.strides[taps[1]]
-        self.standard, self.heights, self.circle, self.ring = standard, heights, circle, ring
+        self.standard, self.heights, self.margin, self.circle, self.ring = standard, heights, margin, circle, ring
         self.mining, self.hard_share, self.fewest = mining, hard_share, fewest
         self.box_weight, self.landmark_weight, self.landmark_radius = box_weight, landmark_weight, landmark_radius
         self.scales, self.score_floor, self.nms = tuple(scales), score_floor, nms
@@ -258,11 +272,9 @@ class DenseBox(Detector):
             Positive cells of each class, bool `[C, P]`; of each landmark, bool `[N, P]`; the object whose box a cell
             learns, int64 `[P]`, -1 for none; that box's corners `[P, 4]`.
         """
-        if self.heights is not None:
-            shares = (target.boxes[:, 3] - target.boxes[:, 1]) / self.standard
-            target = target[(shares > self.heights[0] - 1e-3) & (shares < self.heights[1] + 1e-3)]
+        target = target[self._of_height(target, 1.0)]
         low, high = target.boxes[:, :2], target.boxes[:, 2:]
-        inside, away = discs((low + high) / 2, self.circle * (high - low).amin(1), points, stride)
+        inside, away = self._circles(target, points, stride)
         own = owners(inside, away)
         marks = (low[:, None] + self.places * (high - low)[:, None]).flatten(0, 1)
         marked, _ = discs(marks, torch.full_like(marks[:, 0], self.landmark_radius * stride), points, stride)
@@ -271,37 +283,54 @@ class DenseBox(Detector):
         corners = (points.repeat(1, 2) - owned) / self.standard
         return paint(inside, target.labels, self.num_classes), paint(marked, kinds, len(self.places)), own, corners
 
+    def spared(self, target: Target, points: Tensor, stride: float) -> Tensor:
+        """Cells of one image's objects that are nearly of a height that is learnt, bool `[P]`: no background."""
+        nearly = self._of_height(target, self.margin) & ~self._of_height(target, 1.0)
+        return self._circles(target[nearly], points, stride)[0].any(0)
+
+    def _of_height(self, target: Target, margin: float) -> Tensor:
+        if self.heights is None:
+            return torch.ones_like(target.ignore)
+        shares = (target.boxes[:, 3] - target.boxes[:, 1]) / self.standard
+        return (shares > self.heights[0] / margin - 1e-3) & (shares < self.heights[1] * margin + 1e-3)
+
+    def _circles(self, target: Target, points: Tensor, stride: float) -> tuple[Tensor, Tensor]:
+        low, high = target.boxes[:, :2], target.boxes[:, 2:]
+        return discs((low + high) / 2, self.circle * (high - low).amin(1), points, stride)
+
     def losses(self, outputs: list[DenseBoxMaps], batch: Batch, targets: list[Target]) -> dict[str, Tensor]:
         """Squared errors of scores, corners and landmarks, each over the positives of its own (sections 3.3, 3.4)."""
         maps = outputs[0]
         size = maps.score.shape[-2:]
         points = cell_points((size[0], size[1]), batch.size, maps.score.device)
-        asked = [self.assign(target, points, batch.size[1] / size[1]) for target in targets]
+        stride = batch.size[1] / size[1]
+        asked = [self.assign(target, points, stride) for target in targets]
+        spared = torch.stack([self.spared(target, points, stride) for target in targets]).unflatten(-1, size)[:, None]
         positive, marked = (torch.stack([row[which] for row in asked]).unflatten(-1, size) for which in (0, 1))
         own, corners = torch.stack([row[2] for row in asked]), torch.stack([row[3] for row in asked])
         learnt = own >= 0
         error = (maps.corners.flatten(2).transpose(1, 2)[learnt] - corners[learnt]).square().sum()
         first = maps.score if maps.first is None else maps.first
         losses = {
-            "score": self._score_loss(first, positive),
+            "score": self._score_loss(first, positive, spared),
             "box": self.box_weight * error / learnt.sum().clamp(min=1),
         }
         if maps.landmarks is not None:
             losses["landmarks"] = self.landmark_weight * self._score_loss(maps.landmarks, marked)
-            losses["refined"] = self._score_loss(maps.score, positive)
+            losses["refined"] = self._score_loss(maps.score, positive, spared)
         return losses
 
-    def _score_loss(self, score: Tensor, positive: Tensor) -> Tensor:
+    def _score_loss(self, score: Tensor, positive: Tensor, spared: Tensor | None = None) -> Tensor:
         errors = (score - positive.float()).square()
-        free = ~near(positive, self.ring)
+        free = ~near(positive if spared is None else positive | spared, self.ring)
         count = max(int(positive.sum()), self.fewest)
         chosen = half_hard(errors, free, count, self.hard_share) if self.mining else free
         return errors[chosen | positive].sum() / count
 
 
-def small_body(last: int) -> SmallNet:
+def small_body(last: int, blocks: Sequence[int] = ()) -> SmallNet:
     """The zoo's small network up to map `last`, counted from 0."""
-    body = SmallNet()
+    body = SmallNet(blocks=blocks)
     while len(body.strides) > last + 1:
         body.pop_stage()
     return body

@@ -74,11 +74,13 @@ SMALL: dict[str, Any] = {
     "backbone": "small",
     "widths": (64, 48, 32, 32),
     "scope": 160.0,
+    "turned": True,
     "smallest": 6.0,
     "score_floor": 0.5,
     "merged": "peak",
 }
-"""For `shapes`. A detection scores as its surest cell there: sums would rank objects by their size."""
+"""For `bars`, whose masks tell their angles. A detection scores as its surest cell there: sums would rank objects by
+their size."""
 
 REIMPLEMENTATION: dict[str, Any] = {"offset": 0.0, "score_floor": 0.9, "score_loss": "dice", "smooth": 1.0}
 """What SakuraRiven's version does otherwise; it also resizes images to multiples of 32."""

@@ -23,6 +23,7 @@ of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -63,12 +64,16 @@ SMALL_RECIPE = small.SMALL_RECIPE
 
 SMALL: dict[str, Any] = {
     "backbone": "small",
+    "blocks": (1, 2),
     "taps": (1, 2),
     "output_stride": 4,
     "unit": 16.0,
+    "even": True,
     "inference": "nms",
 }
-"""For `shapes`: the same strides as the paper's maps, 8 and 16; what they say is enlarged to stride 4 instead of 1."""
+"""For `discs`: maps of the same strides as the paper's, 8 and 16, which see 95 and 175 pixels (92 and 196 there); what
+they say is enlarged to stride 4 instead of 1. Of discs the largest have a hundred times the pixels of the smallest,
+which would hardly be learnt were it by pixels."""
 
 
 class UnitBoxMaps(NamedTuple):
@@ -89,6 +94,7 @@ class UnitBox(Detector):
     Args:
         num_classes: Foreground classes C.
         backbone: VGG-16, or the zoo's small network.
+        blocks: Residual blocks of each map of the small network; 1 beyond.
         taps: The maps that confidence and boxes are read from (section 3.2: conv4_3 and conv5_3).
         kernel: Of both heads.
         output_stride: Pixels a cell of the answers; 1 in the paper.
@@ -96,6 +102,7 @@ class UnitBox(Detector):
         box_loss: `iou` or `l2` (section 3.1).
         confidence_weight: Of the confidences' loss.
         box_weight: Of the boxes' loss.
+        even: Objects weigh alike in both losses; else their pixels do, as in the paper.
         inference: One box for each ellipse (section 3.2), or every cell's box and suppression.
         ellipse_floor: Confidence from which pixels form ellipses.
         score_floor: Least score of a detection by suppression.
@@ -109,6 +116,7 @@ class UnitBox(Detector):
         num_classes: int,
         *,
         backbone: Literal["vgg16", "small"] = "vgg16",
+        blocks: Sequence[int] = (),
         taps: tuple[int, int] = (3, 4),
         kernel: int = 3,
         output_stride: int = 1,
@@ -116,6 +124,7 @@ class UnitBox(Detector):
         box_loss: Literal["iou", "l2"] = "iou",
         confidence_weight: float = 1.0,
         box_weight: float = 1.0,
+        even: bool = False,
         inference: Literal["ellipses", "nms"] = "ellipses",
         ellipse_floor: float = 0.5,
         score_floor: float = 0.05,
@@ -128,10 +137,10 @@ class UnitBox(Detector):
             raise ValueError(f"unitbox: box_loss must be 'iou' or 'l2', got {box_loss!r}")
         if inference not in ("ellipses", "nms"):
             raise ValueError(f"unitbox: inference must be 'ellipses' or 'nms', got {inference!r}")
-        self.body: VGG16 | SmallNet = VGG16() if backbone == "vgg16" else small_body(taps[1])
+        self.body: VGG16 | SmallNet = VGG16() if backbone == "vgg16" else small_body(taps[1], blocks)
         self.taps, self.divisor = taps, self.body.strides[taps[1]]
         self.output_stride, self.unit, self.box_loss = output_stride, unit, box_loss
-        self.confidence_weight, self.box_weight = confidence_weight, box_weight
+        self.confidence_weight, self.box_weight, self.even = confidence_weight, box_weight, even
         self.inference, self.ellipse_floor, self.score_floor = inference, ellipse_floor, score_floor
         self.nms, self.before, self.limit = nms, before, limit
 
@@ -227,12 +236,25 @@ class UnitBox(Detector):
             outputs.confidence.flatten(2), shown.to(outputs.confidence.dtype), reduction="none"
         )
         learnt = own >= 0
+        weights = _even(own) if self.even else torch.ones_like(own, dtype=torch.float32)
         sides, wanted = outputs.sides.flatten(2).transpose(1, 2)[learnt], wanted[learnt]
         box = log_iou(sides, wanted) if self.box_loss == "iou" else ((sides - wanted) / self.unit).square().sum(-1)
         return {
-            "confidence": self.confidence_weight * confidence.sum(1).mean(),
-            "box": self.box_weight * box.sum() / learnt.sum().clamp(min=1),
+            "confidence": self.confidence_weight * (weights * confidence.sum(1)).mean(),
+            "box": self.box_weight * (weights[learnt] * box).sum() / learnt.sum().clamp(min=1),
         }
+
+
+def _even(own: Tensor) -> Tensor:
+    """Weights `[B, P]` of pixels that learn the objects `own` `[B, P]` of their images: an object's add up alike.
+
+    Pixels of no object weigh 1, those of objects 1 on average.
+    """
+    pixels = [row.bincount(minlength=1) for row in (own + 1)]
+    objects = sum(int((row[1:] > 0).sum()) for row in pixels)
+    share = float((own >= 0).sum()) / max(objects, 1)
+    weights = torch.stack([share / counts.clamp(min=1)[row] for counts, row in zip(pixels, own + 1, strict=True)])
+    return torch.where(own >= 0, weights, 1.0)
 
 
 def unitbox(num_classes: int, **overrides: Any) -> UnitBox:

@@ -11,7 +11,9 @@ What they do not give is ours: the attention branch is built like the heads; bot
 of classes is divided by all of its anchors that learn, that of boxes by its positives; faces of a shorter side under 8
 px are left out, and their places are background; schedule, backbone and sizes of images are RetinaNet's; a cell belongs
 to a box that touches it; the jitter of colours is mild. The small size divides by positives as RetinaNet does, for a
-short training from scratch: over all anchors the loss of classes is a small part of the boxes'.
+short training from scratch: over all anchors the loss of classes is a small part of the boxes'. And it is `bounded`:
+nearly every cell is background, and from the start its logit falls far below 0, so that the heads would have to learn
+from features that are a thirtieth of what they were filled for.
 """
 
 from __future__ import annotations
@@ -54,8 +56,15 @@ def fan_augment(image: Tensor, target: Target) -> tuple[Tensor, Target]:
 RECIPE = replace(retinanet.RECIPE, augment=fan_augment, source="RetinaNet's: the paper's schedule is not established")
 SMALL_RECIPE = retinanet.SMALL_RECIPE
 
-SMALL: dict[str, Any] = {**retinanet.SMALL, "ratios": (0.5, 1.0, 2.0), "least": 0.0, "divide_by": "positives"}
-"""For `shapes`, whose objects are wide as often as upright: RetinaNet's small size and attention."""
+SMALL: dict[str, Any] = {
+    **retinanet.SMALL,
+    "scales": 2,
+    "ratios": (1.0,),
+    "least": 0.0,
+    "divide_by": "positives",
+    "bounded": True,
+}
+"""For `discs`, which are wide as often as upright: RetinaNet's small size and attention."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class FAN(RetinaNet):
         box_weight: Of the loss of boxes (lambda 1).
         attention_weight: Of the loss of attention (lambda 2).
         least: Objects with a shorter side than this, in network pixels, are not learnt.
+        bounded: Features are multiplied by the exponential of the attention's probability, so by 1 to 2.7; else by that
+            of its logit.
         divide_by: What the focal loss of a level is divided by: its `anchors` that learn, or the `positives` of all
             levels, by which the boxes' is divided then too.
         options: Of `RetinaNet`, with other defaults for `base` and `ratios`.
@@ -90,18 +101,20 @@ class FAN(RetinaNet):
         attention_weight: float = 1.0,
         least: float = 8.0,
         divide_by: Literal["anchors", "positives"] = "anchors",
+        bounded: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(num_classes, **{**FACES, **options})
         self.head["attention_head"] = self.tower("attention", outputs=1)
         self.box_weight, self.attention_weight = box_weight, attention_weight
-        self.least, self.divide_by = least, divide_by
+        self.least, self.divide_by, self.bounded = least, divide_by, bounded
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> FANOutputs:
         """Logits and offsets of all anchors, read from weighted levels, and the weights."""
         maps = self.backbone(batch.pixels)
         attention = self.head["attention_head"](maps)
-        found = self.heads([x * heat.exp() for x, heat in zip(maps, attention, strict=True)], batch)
+        gains = [(heat.sigmoid() if self.bounded else heat).exp() for heat in attention]
+        found = self.heads([x * gain for x, gain in zip(maps, gains, strict=True)], batch)
         return FANOutputs(found.logits, found.offsets, found.anchors, attention)
 
     def losses(self, outputs: RetinaNetOutputs, batch: Batch, targets: list[Target]) -> dict[str, Tensor]:

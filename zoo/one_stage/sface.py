@@ -42,11 +42,12 @@ SMALL_RECIPE = retinanet.SMALL_RECIPE
 
 SMALL: dict[str, Any] = {
     **retinanet.SMALL,
-    "ratios": (0.5, 1.0, 2.0),
+    "scales": 2,
+    "ratios": (1.0,),
     "standard": (16.0, 64.0),
     "free_levels": (0, 3),
 }
-"""For `shapes`: objects under 16 px on stride 4, over 64 px on stride 32, those between by anchors."""
+"""For `discs`: objects under 16 px on stride 4, over 64 px on stride 32, those between by anchors."""
 
 
 @dataclass(frozen=True)
