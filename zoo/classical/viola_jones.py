@@ -62,6 +62,7 @@ _EACH = 5
 _FEWEST = 8
 """Windows with an object, or without, below which a class learns no further stage."""
 
+
 @dataclass(frozen=True)
 class Windows:
     """The windows of one class that an image's cascade let pass.
