@@ -96,8 +96,10 @@ def test_codes_of_patches_are_codes_of_windows() -> None:
 
 
 def test_contract() -> None:
+    # Rates and overlaps that the few objects of the toy images allow.
+    rates = {"hit_rate": 0.99, "positive_iou": 0.65, "negative_iou": 0.5}
     settings = {"stages": 8, "features": 150, "positives": 80, "negatives": 300, "weak": 120, "tolerated": 2}
-    assert_is_fitted_detector(lambda: build("lbp_cascade", 2, small=True, **settings))
+    assert_is_fitted_detector(lambda: build("lbp_cascade", 2, small=True, **settings, **rates))
 
 
 def test_trees_are_refused() -> None:

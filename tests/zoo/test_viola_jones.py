@@ -200,8 +200,10 @@ def test_small_windows_can_be_left_out() -> None:
 
 
 def test_contract() -> None:
+    # Rates and overlaps that the few objects of the toy images allow.
+    rates = {"hit_rate": 0.99, "positive_iou": 0.65, "negative_iou": 0.5}
     settings = {"stages": 8, "features": 250, "positives": 80, "negatives": 300, "weak": 120, "tolerated": 2}
-    assert_is_fitted_detector(lambda: build("viola_jones", 2, small=True, **settings))
+    assert_is_fitted_detector(lambda: build("viola_jones", 2, small=True, **settings, **rates))
 
 
 def test_later_stages_learn_from_what_earlier_let_pass() -> None:

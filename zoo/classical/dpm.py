@@ -56,8 +56,7 @@ SMALL: Mapping[str, Any] = {
     "largest_scale": 1.5,
     "smallest": 24,
     "reach": 2,
-    "limit": 100,
-    "limit_per_class": 40,
+    "limit_per_class": 60,
     "learning": {"images": 300},
 }
 

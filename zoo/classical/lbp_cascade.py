@@ -24,7 +24,7 @@ from zoo.parts.pattern_tables import PatternTables
 
 __all__ = ["SMALL", "LbpCascade", "lbp_cascade"]
 
-SMALL: Mapping[str, Any] = {**viola_jones.SMALL, "stages": 6, "weak": 220, "features": 300}
+SMALL: Mapping[str, Any] = {**viola_jones.SMALL, "stages": 5, "weak": 225, "features": 300}
 
 
 class LbpCascade(ViolaJones):

@@ -44,15 +44,15 @@ SMALL: Mapping[str, Any] = {
     "largest_scale": 1.6,
     "stride": 2,
     "stages": 8,
-    "weak": 640,
+    "weak": 1200,
     "features": 500,
     "positives": 600,
-    "negatives": 700,
-    "searched": 100,
-    "hit_rate": 0.96,
+    "negatives": 800,
+    "searched": 150,
+    "hit_rate": 0.93,
     "positive_iou": 0.7,
     "negative_iou": 0.4,
-    "tolerated": 2,
+    "most": 800,
 }
 
 
@@ -61,9 +61,6 @@ _EACH = 5
 
 _FEWEST = 8
 """Windows with an object, or without, below which a class learns no further stage."""
-
-_MOST = 5000
-"""Windows of a class that can be merged, the surest ones."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,7 @@ class ViolaJones(Detector):
         opencv: Scan as OpenCV: every second pixel of scales below 2, one window left out after each that the first
             stage rejects, and `merge` 0 merges nothing.
         tolerated: How many of the last stages a window may fail. Those that do score less than those that do not.
+        most: Windows of a class that can be merged, the surest ones.
         limit: Most detections an image.
         stages: Of a cascade (section 5 of the IJCV paper: 38).
         weak: Most weak classifiers of a cascade (likewise: 6,061).
@@ -126,6 +124,7 @@ class ViolaJones(Detector):
         merge: int = 0,
         opencv: bool = False,
         tolerated: int = 0,
+        most: int = 5000,
         limit: int = 100,
         stages: int = 38,
         weak: int = 6061,
@@ -148,7 +147,7 @@ class ViolaJones(Detector):
         if not 0 <= tolerated < stages <= weak:
             raise ValueError(f"{stages} stages of {weak} weak classifiers, {tolerated} tolerated: give more, or fewer")
         self.pyramid = Pyramid(largest_scale, scale_step, smallest, stride, opencv)
-        self.merge, self.tolerated, self.limit = merge, tolerated, limit
+        self.merge, self.tolerated, self.most, self.limit = merge, tolerated, most, limit
         self.features, self.hit_rate, self.false_alarm = features, hit_rate, false_alarm
         self.positives, self.negatives, self.searched, self.held_out = positives, negatives, searched, held_out
         self.positive_iou, self.negative_iou = positive_iou, negative_iou
@@ -350,7 +349,7 @@ class ViolaJones(Detector):
 
     def _best(self, parts: list[Windows]) -> Windows:
         rectangles, scores = torch.cat([p.rectangles for p in parts]), torch.cat([p.scores for p in parts])
-        order = scores.argsort(descending=True, stable=True)[:_MOST]
+        order = scores.argsort(descending=True, stable=True)[: self.most]
         return Windows(rectangles[order].round().int() if self.pyramid.opencv else rectangles[order], scores[order])
 
 
