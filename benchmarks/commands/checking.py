@@ -118,12 +118,11 @@ def coverage(
     """How often intervals hold the score of a population that is known (a minute or two)."""
     with sentences():
         from benchmarks.coverage import as_json, cover, print_coverage
-        from benchmarks.results import to_json, write_atomically
 
         found = cover(images, sets, draws, seed)
         print_coverage(found)
         if output is not None:
-            write_atomically(output, to_json(as_json(found)))
+            emit(as_json(found), str(output))
 
 
 @app.command()

@@ -177,7 +177,7 @@ def check_boxes(name: str, entry: str, boxes: Floats, first: int = 0) -> None:
         )
     for index in np.flatnonzero((np.abs(boxes) >= _BEYOND).any(axis=1))[:1]:
         raise ScoreError(
-            f"{name}: {entry.format(index)}: bbox is {boxes[index].tolist()}, beyond any image; leave it out"
+            f"{name}: {entry.format(first + index)}: bbox is {boxes[index].tolist()}, beyond any image; leave it out"
         )
     for index in np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))[:1]:
         raise ScoreError(

@@ -181,6 +181,15 @@ def test_a_broken_entry_is_named(tmp_path: Path, change: Any, message: str, wind
         load_detections(files[0], load_ground_truth(truth))
 
 
+@pytest.mark.parametrize("window", [400, 1 << 16])
+def test_a_box_beyond_any_image_is_named_by_its_place_in_the_file(tmp_path: Path, window: int) -> None:
+    gt, detections = example(2)
+    detections[300]["bbox"][0] = 1e200
+    truth, files = write(tmp_path, gt, detections)
+    with pytest.raises(ScoreError, match=r"part-0\.json: entry 300: bbox is .* beyond any image"):
+        parts(truth, files, 50, window)
+
+
 def test_broken_ground_truth_is_named(tmp_path: Path) -> None:
     gt, detections = example(2)
 
