@@ -18,7 +18,7 @@ from zoo.dense.unitbox import SMALL, UnitBox, UnitBoxMaps, unitbox
 
 def small(num_classes: int = 2, **options: Any) -> UnitBox:
     torch.manual_seed(0)
-    return UnitBox(num_classes, **{**SMALL, "even": False, **options})
+    return UnitBox(num_classes, **{**SMALL, "unit": 16.0, "even": False, **options})
 
 
 def count(module: nn.Module) -> int:
