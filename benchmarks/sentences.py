@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-__all__ = ["entry_and_reason", "quoted", "said"]
+__all__ = ["brief", "entry_and_reason", "quoted", "said"]
 
 
 def said(error: Exception) -> str:
@@ -22,10 +22,19 @@ def said(error: Exception) -> str:
     return " ".join(line.strip() for line in str(text).splitlines() if line.strip())
 
 
+def brief(error: Exception) -> str:
+    """What another library says of a file, on one line; as it may quote the file, no more than a sentence holds."""
+    return _cut(said(error))
+
+
 def entry_and_reason(error: ValidationError) -> tuple[str, str]:
     """Where the first wrong entry of a file stands, and what is wrong with it."""
     first = error.errors()[0]
-    return ".".join(map(str, first["loc"])) or "the file", first["msg"]
+    return _cut(".".join(map(str, first["loc"]))) or "the file", _cut(first["msg"])
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def quoted(value: Any) -> str:

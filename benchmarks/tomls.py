@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from benchmarks.sentences import entry_and_reason
+from benchmarks.sentences import brief, entry_and_reason
 
 __all__ = ["read_toml"]
 
@@ -38,4 +38,4 @@ def read_toml(path: Path, model: type[Model], error: type[ValueError], remedy: s
         raise error(f"{path}: {entry}: {reason.removeprefix('Value error, ')}; {remedy}") from cause
     # No TOML, no text, or a number of thousands of digits.
     except ValueError as cause:
-        raise error(f"{path}: is no TOML ({cause}); mend it or restore it") from cause
+        raise error(f"{path}: is no TOML ({brief(cause)}); mend it or restore it") from cause

@@ -102,7 +102,10 @@ def _read(file: Path, folder: Path) -> tuple[dict[str, Any], list[Path]]:
     missing = [path for path in paths if path.name not in present]
     refuse_strays(folder, (path.name for path in paths), file.parent.parent)
     if missing:
-        raise DatasetError(f"{missing[0]}: is missing, as are {len(missing) - 1} other images; unpack the images too")
+        raise DatasetError(
+            f"{file}: {len(missing)} of its images are not in {folder}, the first is {quoted(missing[0].name)}; "
+            "unpack the images too"
+        )
     return truth, paths
 
 

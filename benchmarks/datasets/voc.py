@@ -19,7 +19,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from benchmarks.datasets.dataset import Dataset, DatasetError, refuse_strays
 from benchmarks.datasets.download import Archive, fetch_and_unpack
-from benchmarks.sentences import quoted
+from benchmarks.sentences import brief, quoted
 
 __all__ = ["CLASS_NAMES", "download_voc", "ground_truth", "open_voc"]
 
@@ -190,7 +190,7 @@ def _parsed(file: Path) -> Element:
             "unpack the archive again"
         ) from error
     except (ParseError, LookupError, ValueError) as error:
-        raise DatasetError(f"{file}: is no whole XML file ({error}); unpack the archive again") from error
+        raise DatasetError(f"{file}: is no whole XML file ({brief(error)}); unpack the archive again") from error
     return root
 
 

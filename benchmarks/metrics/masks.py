@@ -19,6 +19,7 @@ from benchmarks.metrics.entries import read_json
 from benchmarks.metrics.ground_truth import load_ground_truth
 from benchmarks.metrics.matching import match
 from benchmarks.segments import check_segment
+from benchmarks.sentences import quoted
 
 __all__ = ["MASKS", "encode_masks", "mask_ap", "read_masks"]
 
@@ -62,6 +63,14 @@ def read_masks(path: Path) -> list[dict[str, Any]] | None:
 def _box_of(name: str, index: int, entry: Mapping[str, Any]) -> list[float]:
     from pycocotools import mask as codec
 
+    size = entry["segmentation"]["size"]
+    # Given a side of 0 it divides by it, which ends the process.
+    if (
+        not isinstance(size, list | tuple)
+        or len(size) != 2
+        or not all(type(n) is int and 0 < n < 1 << 16 for n in size)
+    ):
+        raise ScoreError(f"{name}: entry {index}: segmentation has size {quoted(size)}; write [height, width]")
     try:
         box: list[float] = codec.toBbox(dict(entry["segmentation"])).tolist()
     # At runs that are none it can fail in any way.

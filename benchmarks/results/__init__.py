@@ -8,12 +8,12 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmarks.jsons import parse_json
-from benchmarks.sentences import entry_and_reason
+from benchmarks.sentences import entry_and_reason, quoted
 
 __all__ = [
     "COMMITTED",
@@ -176,7 +176,19 @@ class Record(_Frozen):
             found = protocol.get(entry)
             if found is not None and not (isinstance(found, dict) and isinstance(found.get("name"), str)):
                 raise ValueError(f"{entry} is {found!r}, which names no protocol")
+        beside = protocol.get("beside", ())
+        if not isinstance(beside, list | tuple) or not all(isinstance(name, str) for name in beside):
+            raise ValueError("beside is no list of names")
         return protocol
+
+    @model_validator(mode="after")
+    def _has_a_file_name(self) -> Self:
+        if self.kind == "claim" and not isinstance(self.protocol.get("claim"), str):
+            raise ValueError("protocol names no claim")
+        # One from elsewhere is not to be written into another folder.
+        if Path(self.name).name != self.name or "\0" in self.name:
+            raise ValueError(f"{quoted(self.name)}, as the file would be called, is no file name")
+        return self
 
     @property
     def name(self) -> str:

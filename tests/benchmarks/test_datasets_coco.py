@@ -112,7 +112,7 @@ def changed(*path: str | int, value: Any = None) -> dict[str, Any]:
         (changed("annotations", 0, "bbox", value=[1, 2, -3, 4]), "annotation 11: bbox .* negative side"),
         (changed("annotations", 0, "bbox", value=[10, 2, 18, 4]), "annotation 11: bbox .* reaches 8 pixels out"),
         (changed("annotations", 0, "area", value="big"), "annotation 11: bbox .* area 'big'"),
-        (changed("images", 0, "file_name", value="c.png"), r"c\.png: is missing, as are 0 other"),
+        (changed("images", 0, "file_name", value="c.png"), r"1 of its images are not in .*, the first is 'c\.png'"),
     ],
 )
 def test_bad_files(root: Callable[..., Path], truth: Any, message: str) -> None:

@@ -16,7 +16,7 @@ from benchmarks.datasets.coco import open_coco
 from benchmarks.datasets.voc import open_voc
 from benchmarks.exchange import dataset_of
 from benchmarks.metrics import ScoreError, load_detections, load_ground_truth
-from benchmarks.metrics.masks import mask_ap
+from benchmarks.metrics.masks import mask_ap, read_masks
 from benchmarks.results import COMMITTED, Record, RecordError
 from benchmarks.segments import decode_segment
 from tests import caffe_files, opencv_cascades
@@ -123,6 +123,27 @@ def test_a_record_keeps_to_its_folder(tmp_path: Path) -> None:
     record = Record.read(min(COMMITTED.glob("*/cost*.json"))).model_copy(update={"detector": "../../escaped"})
     refused(RecordError, "is no name of a file", record.write, tmp_path / "a" / "b")
     assert not list(tmp_path.rglob("*.json"))
+    path = tmp_path / "a.json"
+    path.write_text(record.model_dump_json())
+    refused(RecordError, r"a\.json: .*escaped.*is no file name", Record.read, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"kind": "claim"}, "protocol names no claim"), ({"protocol": {"beside": 3}}, "beside is no list of names")],
+)
+def test_a_record_that_cannot_be_called_anything(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(Record.read(min(COMMITTED.glob("*/cost*.json"))).model_copy(update=changes).model_dump_json())
+    refused(RecordError, rf"a\.json: .*{words}", Record.read, path)
+
+
+@pytest.mark.parametrize("size", [[0, 20], [20, 0], [1 << 40, 1], [4, 4, 4], "x", None])
+def test_sizes_of_masks_that_crash_pycocotools(size: Any, tmp_path: Path) -> None:
+    path = tmp_path / "masks.json"
+    mask = {"size": size, "counts": "T3b0d2"}
+    path.write_text(json.dumps([{"image_id": 7, "category_id": 3, "score": 0.5, "segmentation": mask}]))
+    refused(ScoreError, r"masks\.json: entry 0: segmentation has size .*; write \[height, width\]", read_masks, path)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +234,12 @@ def test_what_is_quoted_has_an_end(tmp_path: Path, voc: Path) -> None:
         text = XML.replace(old, old.rpartition(">")[0] + ">" * ("<" in old) + long)
         (voc / "VOCdevkit" / "VOC2007" / "Annotations" / "1.xml").write_text(text)
         refused(DatasetError, r"1\.xml: object 1", open_voc, "test", voc)
+    (voc / "VOCdevkit" / "VOC2007" / "Annotations" / "1.xml").write_text(
+        f'<?xml version="1.0" encoding="{long}"?>{XML}'
+    )
+    refused(DatasetError, r"1\.xml: is no whole XML file \(", open_voc, "test", voc)
+    (tmp_path / "claims.toml").write_text(f"{long} = 1")
+    refused(LedgerError, r"claims\.toml: ", read_claims, tmp_path / "claims.toml")
     refused(DarknetError, "line 1: ", parse_cfg, f"[{long}", "a.cfg")
     refused(DarknetError, "line 2: ", parse_cfg, f"[net]\n{long}=1\n[maxpool]\nsize=1", "a.cfg")
     (tmp_path / "a.prototxt").write_text(f"name: {long}{{")
