@@ -26,6 +26,7 @@ from zoo.checkpoints import CheckpointError, list_weights
 from zoo.formats.caffe import CaffeError, read_caffemodel, read_prototxt
 from zoo.formats.darknet import DarknetError
 from zoo.formats.darknet_cfg import parse_cfg
+from zoo.formats.darknet_network import CfgNetwork
 from zoo.formats.opencv_cascade import CascadeError, read_cascade
 
 LAUGHS = "".join(f'<!ENTITY a{n + 1} "{f"&a{n};" * 10}">' for n in range(9))
@@ -222,6 +223,11 @@ def test_boxes_beyond_any_image() -> None:
     refused(ScoreError, "entry 0: bbox is .* beyond any image", load_detections, found, load_ground_truth(TRUTH))
 
 
+def test_a_network_that_begins_twice() -> None:
+    text = "[net]\nwidth=8\nheight=8\nchannels=3\n[maxpool]\nsize=2\n[network]\nwidth=8"
+    refused(DarknetError, r"line 7: \[net\]: stands here again", parse_cfg, text, "a.cfg")
+
+
 def test_what_is_quoted_has_an_end(tmp_path: Path, voc: Path) -> None:
     """A line, a name or a number may be of any length; the sentence about it may not."""
     long = "x" * 20_000
@@ -242,6 +248,8 @@ def test_what_is_quoted_has_an_end(tmp_path: Path, voc: Path) -> None:
     refused(LedgerError, r"claims\.toml: ", read_claims, tmp_path / "claims.toml")
     refused(DarknetError, "line 1: ", parse_cfg, f"[{long}", "a.cfg")
     refused(DarknetError, "line 2: ", parse_cfg, f"[net]\n{long}=1\n[maxpool]\nsize=1", "a.cfg")
+    layer = f"[net]\nwidth=8\nheight=8\nchannels=3\n[convolutional]\nactivation={long}"
+    refused(DarknetError, "line 6: .* is not built here", CfgNetwork, parse_cfg(layer, "a.cfg"))
     (tmp_path / "a.prototxt").write_text(f"name: {long}{{")
     refused(CaffeError, r"a\.prototxt: line 1: ", read_prototxt, tmp_path / "a.prototxt")
     (tmp_path / "a.prototxt").write_text(f'layer {{ name: "{long}" type: "Data" bottom: "b" }}')

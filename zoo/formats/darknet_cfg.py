@@ -137,12 +137,13 @@ class Section:
             # Python reads 1_000 as a thousand, Darknet does not.
             values = tuple(float(part.replace("_", "?")) for part in text.strip(",").split(","))
         except ValueError:
-            raise self.error(f"{self._shown(entry)} is no number or list of numbers; mend it", entry) from None
+            raise self.error(f"{self.shown(entry)} is no number or list of numbers; mend it", entry) from None
         if not all(math.isfinite(value) for value in values):
-            raise self.error(f"{self._shown(entry)} is not finite; mend it", entry)
+            raise self.error(f"{self.shown(entry)} is not finite; mend it", entry)
         return values
 
-    def _shown(self, entry: str) -> str:
+    def shown(self, entry: str) -> str:
+        """The entry as error messages quote it."""
         text = self.entries.get(entry, ("",))[0]
         return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
@@ -157,16 +158,16 @@ class Section:
         """The entry as whole numbers between commas."""
         values = self.numbers(entry, default)
         if any(value != int(value) for value in values):
-            raise self.error(f"{self._shown(entry)} must be whole; mend it", entry)
+            raise self.error(f"{self.shown(entry)} must be whole; mend it", entry)
         return tuple(int(value) for value in values)
 
     def integer(self, entry: str, default: int | None = None, *, least: int = 0, most: int = 1_000_000) -> int:
         """The entry as one whole number from `least` to `most`."""
         values = self.integers(entry, None if default is None else str(default))
         if len(values) != 1 or values[0] < least:
-            raise self.error(f"{self._shown(entry)} must be one whole number of at least {least}; mend it", entry)
+            raise self.error(f"{self.shown(entry)} must be one whole number of at least {least}; mend it", entry)
         if values[0] > most:
-            raise self.error(f"{self._shown(entry)} is more than {most:,}, the most that is built here; mend it", entry)
+            raise self.error(f"{self.shown(entry)} is more than {most:,}, the most that is built here; mend it", entry)
         return values[0]
 
 
@@ -241,6 +242,9 @@ def parse_cfg(text: str, source: str = "the cfg") -> Cfg:
     checked = [_checked(Section(source, line, name, entries)) for line, name, entries in sections]
     if len(checked) < 2:
         raise DarknetError(f"{source}: line {checked[0].line}: no layers follow [net]; the file is cut off")
+    for section in checked[1:]:
+        if section.name == "net":
+            raise section.error("stands here again; keep the first, with which the file begins")
     return Cfg(source, checked[0], tuple(checked[1:]))
 
 

@@ -40,7 +40,9 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 def _activation(section: Section, default: str) -> nn.Module:
     name = section.text("activation", default)
     if name not in _ACTIVATIONS:
-        raise section.error(f"{name!r} is not built here; there is {', '.join(_ACTIVATIONS)}", "activation")
+        raise section.error(
+            f"{section.shown('activation')} is not built here; there is {', '.join(_ACTIVATIONS)}", "activation"
+        )
     return _ACTIVATIONS[name]()
 
 
