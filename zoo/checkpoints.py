@@ -180,7 +180,7 @@ def load(path: Path) -> tuple[Detector, Meta]:
     meta = _parse_meta(path, metadata)
     if meta.detector not in CATALOG:
         raise CheckpointError(
-            f"{path}: detector: {meta.detector!r} is not in the catalog; `python -m benchmarks list` shows what is"
+            f"{path}: detector: {meta.detector[:60]!r} is not in the catalog; `python -m benchmarks list` shows what is"
         )
     try:
         with Budget(_NUMBERS_AT_LEAST + _NUMBERS_A_BYTE * path.stat().st_size):
@@ -347,7 +347,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: there is no such file; train the detector, or fetch its weights") from error
     # The last of these is raised for types of numbers that torch has not.
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise CheckpointError(f"{path}: no whole safetensors file ({error}); get the file anew") from error
+        raise CheckpointError(f"{path}: no whole safetensors file ({str(error)[:200]}); get the file anew") from error
 
 
 def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -368,7 +368,7 @@ def _fill(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     try:
         model.load_state_dict({k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()})
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        first = (str(error).splitlines()[1].strip() if "\n" in str(error) else str(error))[:300]
         raise CheckpointError(
             f"{path}: {first} The file belongs to another network: build the detector with its classes and overrides"
         ) from error

@@ -49,7 +49,7 @@ def spoilt(draw: st.DrawFn, document: Any) -> bytes:
         if known := places(changed):
             owner, key = known[draw(st.integers(0, len(known) - 1))]
             if draw(st.booleans()) or isinstance(owner, list):
-                owner[key] = draw(JUNK)
+                owner[key] = copy.deepcopy(draw(JUNK))
             else:
                 del owner[key]
     return json.dumps(changed).encode()

@@ -85,7 +85,7 @@ class CaffeNet(nn.Module):
             if layer.type not in _BUILDERS:
                 known = ", ".join(sorted(_BUILDERS))
                 raise _wrong(net, layer, f"is a {layer.type or 'layer without type'}, known are {known}, Input")
-            modules.append(_built(_Given(net, layer, blobs.pop(layer.name, ()))))
+            modules.append(_built(_Given(net, layer, blobs.pop(layer.name, ()), weights.path)))
             steps.append(layer)
             given.update(layer.tops)
         if blobs:
@@ -153,23 +153,28 @@ def _wrong(net: Net, layer: Layer, what: str) -> CaffeError:
 class _Given:
     """A layer and its blobs, as a builder sees them."""
 
-    def __init__(self, net: Net, layer: Layer, blobs: tuple[NDArray[np.float32], ...]) -> None:
-        self.net, self.layer, self._blobs = net, layer, blobs
+    def __init__(self, net: Net, layer: Layer, blobs: tuple[NDArray[np.float32], ...], weights: Path) -> None:
+        self.net, self.layer, self._blobs, self._weights = net, layer, blobs, weights
 
     def wrong(self, what: str) -> CaffeError:
         return _wrong(self.net, self.layer, what)
 
+    def of_another_network(self, what: str) -> CaffeError:
+        """Blobs and layer do not fit."""
+        place = "" if self._weights == self.net.path else f" of {self.net.path}"
+        return CaffeError(
+            f"{self._weights}: layer {self.layer.name!r}{place}: {what}; give the two files of one network"
+        )
+
     def blobs(self, count: int) -> list[Tensor]:
         if len(self._blobs) != count:
-            raise self.wrong(
-                f"{self.layer.type} has {len(self._blobs)} blobs instead of {count}; give the two files of one network"
-            )
+            raise self.of_another_network(f"{self.layer.type} has {len(self._blobs)} blobs instead of {count}")
         return [torch.from_numpy(np.array(blob, np.float32)) for blob in self._blobs]
 
     def vector(self, blob: Tensor, length: int) -> Tensor:
         """A blob of `length` numbers, whatever its sides."""
         if blob.numel() != length:
-            raise self.wrong(f"{blob.numel():,} numbers instead of {length:,}; give the two files of one network")
+            raise self.of_another_network(f"{blob.numel():,} numbers instead of {length:,}")
         return blob.flatten()
 
     def pair(self, message: str, name: str, default: int, short: str | None = None) -> tuple[int, int]:
@@ -194,10 +199,10 @@ def _convolution(given: _Given) -> nn.Module:
     if min(*stride, *dilation) < 1 or min(padding) < 0 or max(*stride, *dilation, *padding) > _FARTHEST:
         raise given.wrong(f"a stride of {stride}, padding {padding} and dilation {dilation}; mend the layer")
     if weight.ndim != 4 or tuple(weight.shape[2:]) != kernel or min(*kernel, groups) < 1:
-        raise given.wrong(f"weights {tuple(weight.shape)} for a kernel of {kernel}; give the two files of one network")
+        raise given.of_another_network(f"weights {tuple(weight.shape)} for a kernel of {kernel}")
     inputs = weight.shape[0] if transposed else weight.shape[1] * groups
     if outputs != (weight.shape[1] * groups if transposed else weight.shape[0]):
-        raise given.wrong(f"weights {tuple(weight.shape)} for {outputs} outputs; give the two files of one network")
+        raise given.of_another_network(f"weights {tuple(weight.shape)} for {outputs} outputs")
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
     module = kind(
         inputs,

@@ -150,6 +150,9 @@ def _check_matrix(elements: _Elements, depth: int) -> None:
     if form == _STRUCT:
         width = int.from_bytes(inside.content(_SIDES), elements.order)
         names = inside.content(_NAME)
+        # scipy looks for names where they do not end.
+        if names and (not width or len(names) % width):
+            raise ValueError(f"{len(names):,} bytes of names are no names of {width:,} bytes each")
         fields = len(names) // width if width else 0
         if not fields and count > 1:
             raise ValueError(f"{count:,} structures without a field")
