@@ -66,9 +66,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         rows = [row for name in names for row in shipped(name, config.getoption("--detectors"))]
         if not config.getoption("--benchmark"):
             rows = rows[:1]
-        metafunc.parametrize(
-            "shipped_checkpoint", rows, ids=[row[1].detector for row in rows], indirect=False, scope="session"
-        )
+        # Of the scope of a session they would be sorted by checkpoint, and times be taken while others are judged.
+        metafunc.parametrize("shipped_checkpoint", rows, ids=[row[1].detector for row in rows])
 
 
 @pytest.fixture(scope="session")

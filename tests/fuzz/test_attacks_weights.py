@@ -196,9 +196,28 @@ for _ in range(200):
             matrix(6, (1, 1), element(9, bytes(8)), name=b"detector") * 2,
             "detector stands in it twice|stands behind detector",
         ),
+        (
+            matrix(2, (1, 1), element(5, b"\x0b\x10\0\0"), element(1, b"fids\0thrs\0"), name=b"detector"),
+            "10 bytes of names are no names of 4,107 bytes each",
+        ),
+        (
+            matrix(1, (1, 1), matrix(6, (1, 1), element(9, bytes(8)), bytes(8)), name=b"detector"),
+            "of which it fills 56",
+        ),
         (struct.pack("<2I", 14, 2**31), "claims 2,147,483,648 bytes, where 0 are left|cut off before its name"),
     ],
-    ids=["cells", "structures", "numbers", "nested", "an object", "what crashes scipy", "twice", "length"],
+    ids=[
+        "cells",
+        "structures",
+        "numbers",
+        "nested",
+        "an object",
+        "what crashes scipy",
+        "twice",
+        "names",
+        "rest",
+        "length",
+    ],
 )
 def test_matrices_that_claim_more_than_they_hold(data: bytes, words: str, tmp_path: Path) -> None:
     path = tmp_path / "a.mat"

@@ -127,15 +127,22 @@ def _check_matrix(elements: _Elements, depth: int) -> None:
     if start == stop:
         return
     inside = _Elements(elements.data, elements.order, start, stop)
+    _check_inside(inside, depth)
+    if inside.at != stop:
+        # scipy goes on where the content ends, whatever length the matrix claims.
+        raise ValueError(f"a matrix claims {stop - start:,} bytes, of which it fills {inside.at - start:,}")
+
+
+def _check_inside(inside: _Elements, depth: int) -> None:
     flags, sides, _ = inside.content(_FLAGS), inside.content(_SIDES), inside.content(_NAME)
     if len(flags) != 8 or not 8 <= len(sides) <= 4 * _MOST_SIDES:
         raise ValueError(f"a matrix of {len(sides) // 4:,} sides is none")
-    shape = [int.from_bytes(sides[at : at + 4], elements.order, signed=True) for at in range(0, len(sides) - 3, 4)]
+    shape = [int.from_bytes(sides[at : at + 4], inside.order, signed=True) for at in range(0, len(sides) - 3, 4)]
     if min(shape) < 0:
         raise ValueError(f"a matrix of {shape} is none")
-    count, form = math.prod(shape), flags[0 if elements.order == "little" else 3]
+    count, form = math.prod(shape), flags[0 if inside.order == "little" else 3]
     if form in _PLAIN:
-        complex_too = flags[1 if elements.order == "little" else 2] & 8
+        complex_too = flags[1 if inside.order == "little" else 2] & 8
         for _ in range(2 if complex_too else 1):
             if count > len(inside.content(_TEXT if form == _CHARACTERS else _NUMBERS)):
                 raise ValueError(f"a matrix claims {count:,} numbers, which it does not hold")
@@ -148,7 +155,7 @@ def _check_matrix(elements: _Elements, depth: int) -> None:
         raise ValueError(f"a matrix of class {form}, which no model has")
     members = count
     if form == _STRUCT:
-        width = int.from_bytes(inside.content(_SIDES), elements.order)
+        width = int.from_bytes(inside.content(_SIDES), inside.order)
         names = inside.content(_NAME)
         # scipy looks for names where they do not end.
         if names and (not width or len(names) % width):
