@@ -151,7 +151,7 @@ def test_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
     (path,) = tmp_path.glob("*.json")
-    assert path.name == "comparison.retinanet_r50_fpn.paper.cpu.json"
+    assert path.name == "comparison.retinanet_r50_fpn.paper.cpu.1-thread.json"
     assert json.loads(path.read_text())["overrides"]["short"] == 96
 
 

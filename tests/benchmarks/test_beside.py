@@ -99,7 +99,8 @@ def test_the_record_tells_stages_and_ratios(record: Record, tmp_path: Path, caps
     assert slow["proposals"]["median"] >= 0.02
     assert slow["network"]["median"] < slow["end_to_end"]["median"] - 0.015
     assert len(record.samples["slow proposals"]) == len(record.samples["fast end_to_end"]) == 3
-    assert record.name == "comparison.fast.small.fake-test.cpu.slow.middle"
+    assert record.name.startswith("comparison.fast.small.fake-test.cpu")
+    assert record.name.endswith(".slow.middle")
     assert (record.detector, record.overrides, record.note) == ("fast", {"size": 1}, "of a test")
     assert Record.read(record.write(tmp_path)) == record
     print_beside(record)
@@ -165,7 +166,7 @@ def test_the_command(tmp_path: Path) -> None:
     arguments = ["compare-latency", "yolov2", "yolov1", "--images", "2", "--threads", "1", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    (path,) = tmp_path.glob("comparison.yolov1.small.shapes-test.cpu.yolov2.json")
+    (path,) = tmp_path.glob("comparison.yolov1.small.shapes-test.cpu.1-thread.yolov2.json")
     assert set(json.loads(path.read_text())["metrics"]["detectors"]) == {"yolov1", "yolov2"}
     result = CliRunner().invoke(app, ["compare-latency", "yolov2", "--out", str(tmp_path)])
     assert result.exit_code == 2
