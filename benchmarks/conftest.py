@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,16 +105,6 @@ def data_root(request: pytest.FixtureRequest) -> Path | None:
     return request.config.getoption("--data-root")
 
 
-@pytest.fixture(scope="session")
-def opened(data_root: Path | None) -> Callable[[str], Dataset]:
-    """The test of a benchmark, by its name."""
-    from benchmarks.datasets import open_dataset
-    from benchmarks.datasets.decoded import keep_decoded
-    from benchmarks.suite import BENCHMARKS
-
-    return cache(lambda name: keep_decoded(open_dataset(name, BENCHMARKS[name].split, data_root)))
-
-
 @pytest.fixture(scope="module")
 def judge(request: pytest.FixtureRequest, data_root: Path | None, device: str, measuring: bool):
     """A function that says what was found with a checkpoint, on the images that it is given.
@@ -135,9 +123,11 @@ def judge(request: pytest.FixtureRequest, data_root: Path | None, device: str, m
 
 
 @pytest.fixture
-def images(shipped_checkpoint: tuple[Path, Expectation], opened: Callable[[str], Dataset]) -> Dataset:
+def images(shipped_checkpoint: tuple[Path, Expectation], data_root: Path | None) -> Dataset:
     """What the checkpoint is tested on."""
-    return opened(shipped_checkpoint[1].benchmark)
+    from benchmarks.judged import images_of
+
+    return images_of(shipped_checkpoint[1].benchmark, data_root)
 
 
 @pytest.fixture

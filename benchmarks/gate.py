@@ -31,7 +31,7 @@ from benchmarks.metrics import load_detections, load_ground_truth, match
 from benchmarks.metrics.regression import Judgement, Outcome, judge, judge_unpaired
 from benchmarks.provenance import sha256
 from benchmarks.ranking import refuse_different_runs
-from benchmarks.results import to_json, write_atomically
+from benchmarks.results import Record, to_json, write_atomically
 from benchmarks.shipping import WEIGHTS, Expectation, shipped
 from benchmarks.suite import BENCHMARKS, headline_of
 from zoo import CATALOG, checkpoints
@@ -43,6 +43,7 @@ __all__ = [
     "exit_code",
     "gate",
     "judge_detections",
+    "measure_and_judge",
     "run_gate",
     "run_gate_files",
     "unfit",
@@ -148,6 +149,20 @@ def judge_detections(
     return judge_unpaired(measured, (was, score), same=same, number=number, margin=margin)
 
 
+def measure_and_judge(
+    path: Path, expectation: Expectation, dataset: Dataset, *, device: str = "cpu", quiet: bool = False
+) -> tuple[Record, Judgement]:
+    """Evaluate a checkpoint on the whole test, and judge what it detects by the second tier.
+
+    Raises:
+        ValueError: Checkpoint and dataset do not fit, or a file is damaged.
+    """
+    subject = load_subject(expectation.detector, path, len(dataset.class_names))
+    with tempfile.TemporaryDirectory() as folder:
+        record = evaluate(subject, dataset, device=device, out=Path(folder), quiet=quiet)
+        return record, judge_detections(path, expectation, dataset, Path(folder) / "detections.json", record.metrics)
+
+
 def _same(first: dict[str, float | None], second: dict[str, float | None]) -> bool:
     def close(a: float | None, b: float | None) -> bool:
         return a is b if a is None or b is None else abs(a - b) <= 1e-9
@@ -175,10 +190,7 @@ def gate(
         if only_bits:
             yield Gated(path.stem, bits, unfit=None if bits is not None else "no fingerprints are stored")
             continue
-        subject = load_subject(expectation.detector, path, len(dataset.class_names))
-        with tempfile.TemporaryDirectory() as folder:
-            record = evaluate(subject, dataset, device=device, out=Path(folder))
-            found = judge_detections(path, expectation, dataset, Path(folder) / "detections.json", record.metrics)
+        _, found = measure_and_judge(path, expectation, dataset, device=device)
         yield Gated(path.stem, bits, found)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,13 +20,12 @@ import torch
 from benchmarks.cores import usable_cores
 from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.datasets.decoded import keep_decoded
-from benchmarks.evaluate import evaluate, load_subject
-from benchmarks.gate import Gated, bits_of, judge_detections, unfit
+from benchmarks.gate import Gated, bits_of, measure_and_judge, unfit
 from benchmarks.results import Record
 from benchmarks.shipping import Expectation
 from benchmarks.suite import BENCHMARKS
 
-__all__ = ["Judged", "judge_checkpoint", "judging"]
+__all__ = ["Judged", "images_of", "judge_checkpoint", "judging"]
 
 Row = tuple[Path, Expectation]
 """A checkpoint, and what is expected of it."""
@@ -48,14 +46,10 @@ def judge_checkpoint(row: Row, dataset: Dataset, device: str = "cpu") -> Judged:
         ValueError: Checkpoint and dataset do not fit, or a file is damaged.
     """
     path, expectation = row
+    record, judgement = measure_and_judge(path, expectation, dataset, device=device, quiet=True)
     reason = unfit(path, expectation, dataset)
-    with tempfile.TemporaryDirectory() as folder:
-        subject = load_subject(expectation.detector, path, len(dataset.class_names))
-        record = evaluate(subject, dataset, device=device, out=Path(folder), quiet=True)
-        if reason is not None:
-            return Judged(record, Gated(path.stem, unfit=reason))
-        found = judge_detections(path, expectation, dataset, Path(folder) / "detections.json", record.metrics)
-    return Judged(record, Gated(path.stem, bits_of(path), found))
+    gated = Gated(path.stem, bits_of(path), judgement) if reason is None else Gated(path.stem, unfit=reason)
+    return Judged(record, gated)
 
 
 @contextmanager
@@ -86,9 +80,10 @@ def _start() -> None:
 
 
 @cache
-def _images(name: str, data_root: Path | None) -> Dataset:
+def images_of(name: str, data_root: Path | None = None) -> Dataset:
+    """The test of a benchmark, opened once in a process and kept decoded."""
     return keep_decoded(open_dataset(name, BENCHMARKS[name].split, data_root))
 
 
 def _judge(row: Row, data_root: Path | None) -> Judged:
-    return judge_checkpoint(row, _images(row[1].benchmark, data_root))
+    return judge_checkpoint(row, images_of(row[1].benchmark, data_root))

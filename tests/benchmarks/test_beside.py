@@ -99,8 +99,7 @@ def test_the_record_tells_stages_and_ratios(record: Record, tmp_path: Path, caps
     assert slow["proposals"]["median"] >= 0.02
     assert slow["network"]["median"] < slow["end_to_end"]["median"] - 0.015
     assert len(record.samples["slow proposals"]) == len(record.samples["fast end_to_end"]) == 3
-    assert record.name.startswith("comparison.fast.small.fake-test.cpu")
-    assert record.name.endswith(".slow.middle")
+    assert record.name == "comparison.fast.small.fake-test.cpu.1-thread.slow.middle"
     assert (record.detector, record.overrides, record.note) == ("fast", {"size": 1}, "of a test")
     assert Record.read(record.write(tmp_path)) == record
     print_beside(record)

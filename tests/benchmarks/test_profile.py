@@ -248,7 +248,7 @@ def test_a_record_of_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(energy, "POWERCAP", tmp_path / "none")
     record = profile_record(subject, data, images=2, batches=(1, 2), rounds=2, runs=1, quiet=True)
     found = record.metrics
-    assert record.name.startswith("profile.ssd300_vgg16.small.shapes-test.cpu")
+    assert record.name == "profile.ssd300_vgg16.small.shapes-test.cpu.1-thread"
     assert found["energy"] == {"not_measured": "no energy counter: this processor shows no RAPL"}
     assert found["parameters"] == sum(parameter.numel() for parameter in subject.model.parameters())
     assert found["candidates"]["knob"] == "score_floor"

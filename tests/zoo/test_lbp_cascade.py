@@ -8,6 +8,7 @@ import torch
 
 from ops.integral import pattern_codes
 from tests.contract import assert_is_fitted_detector
+from tests.zoo.cascade_paths import assert_decided_alike
 from zoo import build
 from zoo.classical.lbp_cascade import lbp_cascade
 from zoo.parts.boosting import GentleBoost
@@ -68,16 +69,7 @@ def test_machine_code_decides_as_tensors_do() -> None:
     model.cascades.thresholds[:] = -0.5
     sums = Sums.of(torch.randint(0, 256, (1, 30, 40), generator=generator, dtype=torch.uint8))
     starts = (torch.arange(21)[:, None] * 41 + torch.arange(28)).flatten()
-    passed, margins = model.cascades.judge(0, sums, starts, 3)
-    alive, count, last = torch.arange(len(starts)), torch.zeros_like(passed), torch.zeros_like(margins)
-    for rows, limit in model.cascades.stages(0):
-        total = weak.votes(0, rows, sums, starts[alive], margins[alive])
-        last[alive] = total - limit
-        alive = alive[total >= limit]
-        count[alive] += 1
-    assert len(passed.unique()) == 4
-    assert torch.equal(passed, count)
-    torch.testing.assert_close(margins, last, rtol=0, atol=1e-12)
+    assert_decided_alike(model, sums, starts, 3)
 
 
 def test_codes_of_patches_are_codes_of_windows() -> None:

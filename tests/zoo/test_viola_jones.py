@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.cost import cost
 from ops.structures import Target
 from tests.contract import assert_is_fitted_detector, forms
+from tests.zoo.cascade_paths import assert_decided_alike
 from zoo import build
 from zoo.classical.viola_jones import ViolaJones, viola_jones
 from zoo.parts.boosting import AdaBoost, floor_half
@@ -132,17 +133,7 @@ def test_machine_code_decides_as_tensors_do() -> None:
     weak.get_buffer("rectangles")[0, ::4, 1] = torch.tensor([3, 1, 2, 2], dtype=torch.uint8)
     sums = Sums.of(noise(30, 40)[None], tilted=True)
     starts = (torch.arange(21)[:, None] * 41 + torch.arange(32)).flatten()
-    passed, margins = model.cascades.judge(0, sums, starts, 3)
-    alive, count, last = torch.arange(len(starts)), torch.zeros_like(passed), torch.zeros_like(margins)
-    contrast = sums.contrast(starts, (9, 8))
-    for rows, limit in model.cascades.stages(0):
-        total = weak.votes(0, rows, sums, starts[alive], contrast[alive])
-        last[alive] = total - limit
-        alive = alive[total >= limit]
-        count[alive] += 1
-    assert len(passed.unique()) == 4
-    assert torch.equal(passed, count)
-    torch.testing.assert_close(margins, last, rtol=0, atol=1e-12)
+    assert_decided_alike(model, sums, starts, 3, sums.contrast(starts, (9, 8)))
 
 
 def test_uniform_windows_hold_nothing() -> None:
