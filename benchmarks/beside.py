@@ -8,7 +8,7 @@ never remembered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +57,15 @@ class Contender:
     origin: dict[str, Any] = field(default_factory=dict)
 
 
-def contender(text: str, dataset: Dataset, *, random: bool = False, small: bool = False, seed: int = 0) -> Contender:
+def contender(
+    text: str,
+    dataset: Dataset,
+    *,
+    random: bool = False,
+    small: bool = False,
+    seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
+) -> Contender:
     """A detector as the command line names it.
 
     Args:
@@ -66,18 +74,21 @@ def contender(text: str, dataset: Dataset, *, random: bool = False, small: bool 
         random: Take random weights, of so many classes as the dataset has, instead of a checkpoint.
         small: With random weights, the small size instead of the paper's.
         seed: Of random weights.
+        settings: With random weights, constructor arguments that differ from that size's.
 
     Raises:
-        ValueError: The name is unknown, or there is no checkpoint.
+        ValueError: The name is unknown, or there is no checkpoint, or one is to be built otherwise than it was.
     """
     name, separator, file = text.partition("=")
+    if settings and not random:
+        raise ValueError(f"{text}: a checkpoint knows how its detector is built; --set goes with --random only")
     if random:
         if name not in CATALOG or separator:
             raise ValueError(f"{text}: name a detector of the catalog, without a file, for random weights")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = build(name, len(dataset.class_names), small=small).eval()
-        overrides = dict(CATALOG[name].small or {}) if small else {}
+            model = build(name, len(dataset.class_names), small=small, **(settings or {})).eval()
+        overrides = {**(CATALOG[name].small or {} if small else {}), **(settings or {})}
         return Contender(name, model, "small" if small else "paper", overrides, None, seed, CATALOG[name].origin)
     path = Path(file) if separator else checkpoints.find(name, dataset.name)
     subject = load_subject(name, path, len(dataset.class_names))
@@ -182,6 +193,7 @@ def _by_turns(
 def _figures(one: Contender, own: dict[str, list[float]], last: dict[str, list[float]]) -> dict[str, Any]:
     return {
         "scale": one.scale,
+        "overrides": as_json(one.overrides),
         "weights": None if one.weights is None else one.weights.model_dump(),
         "random": one.seed,
         "stages": {stage: summarise(seconds) for stage, seconds in own.items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from reports.modes import modes, profiles
@@ -144,7 +144,7 @@ def _beside(shelf: Shelf) -> Grid:
                 medians = [figures["stages"].get(stage, {}).get("median") for stage in _STAGES]
                 cells = ["none" if median is None else f"{1000 * median:.2f}" for median in medians]
                 ratio = [f"{figures['ratio'][key]:.2f}" for key in ("median", "low", "high")]
-                weights = f"`{figures['weights']['sha256'][:8]}`" if figures["weights"] else "random"
+                weights = f"`{figures['weights']['sha256'][:8]}`" if figures["weights"] else _random(figures)
                 against = (entry.record.detector, ratio[0], f"{ratio[1]} to {ratio[2]}")
                 rows.append((literal(name), figures["scale"], weights, entry.test, entry.clock, *cells, *against))
         except (KeyError, TypeError, AttributeError) as error:
@@ -152,6 +152,13 @@ def _beside(shelf: Shelf) -> Grid:
     names = [f"{stage.replace('_', ' ')} ms" for stage in _STAGES]
     heads = (*_heads("detector", "size", "weights", "images of", "machine"), *map(Header, names))
     return Grid((*heads, Header("against", text=True), Header("ratio"), Header("95 % interval")), tuple(rows))
+
+
+def _random(figures: Mapping[str, Any]) -> str:
+    """Random weights, and at the paper's size in what the detector differs from the paper's."""
+    # Records from before arguments could be given hold none.
+    differs = figures.get("overrides", {}) if figures["scale"] == "paper" else {}
+    return literal(", ".join(("random", *(f"{name} {value}" for name, value in differs.items()))))
 
 
 def _trainings(shelf: Shelf) -> Grid:

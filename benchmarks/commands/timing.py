@@ -118,6 +118,7 @@ def compare_latency(
         bool, typer.Option("--random", help="Random weights at the paper's size instead of checkpoints.")
     ] = False,
     small: Annotated[bool, typer.Option("--small", help="With --random: the small size.")] = False,
+    settings: Settings = None,
     images: TimedImages = 20,
     rounds: Rounds = 1,
     threads: ThreadCount = 2,
@@ -131,7 +132,8 @@ def compare_latency(
         from benchmarks.datasets import open_dataset
 
         data = open_dataset(dataset, split, data_root)
-        found = [beside.contender(text, data, random=random, small=small, seed=seed) for text in detectors]
+        built = {"random": random, "small": small, "seed": seed, "settings": settings_of(settings)}
+        found = [beside.contender(text, data, **built) for text in detectors]
         record = beside.compare_latency(
             found, data, images=images, rounds=rounds, threads=threads, device=device, note=note
         )

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from benchmarks.__main__ import app
 from benchmarks.beside import Contender, compare_latency, contender, print_beside
 from benchmarks.datasets import Dataset, open_dataset
+from benchmarks.jsons import as_json
 from benchmarks.metrics.intervals import ratio_of_medians
 from benchmarks.proposals import Memory
 from benchmarks.results import Record
@@ -66,7 +67,7 @@ def three(diary: list[tuple[str, int]]) -> list[Contender]:
     return [
         Contender("slow", Sleeper("slow", 0.02, diary, proposes=True), "small"),
         Contender("middle", Sleeper("middle", 0.02, diary), "small"),
-        Contender("fast", Sleeper("fast", 0.002, diary), "small", {"size": 1}),
+        Contender("fast", Sleeper("fast", 0.002, diary), "paper", {"size": 1}),
     ]
 
 
@@ -99,7 +100,7 @@ def test_the_record_tells_stages_and_ratios(record: Record, tmp_path: Path, caps
     assert slow["proposals"]["median"] >= 0.02
     assert slow["network"]["median"] < slow["end_to_end"]["median"] - 0.015
     assert len(record.samples["slow proposals"]) == len(record.samples["fast end_to_end"]) == 3
-    assert record.name == "comparison.fast.small.fake-test.cpu.1-thread.slow.middle"
+    assert record.name == "comparison.fast.paper.fake-test.cpu.1-thread.slow.middle"
     assert (record.detector, record.overrides, record.note) == ("fast", {"size": 1}, "of a test")
     assert Record.read(record.write(tmp_path)) == record
     print_beside(record)
@@ -112,6 +113,7 @@ def test_the_pages_show_it(record: Record) -> None:
     (grid,) = part.blocks
     assert isinstance(grid, Grid)
     assert [row[0] for row in grid.rows] == ["slow", "middle", "fast"]
+    assert [row[2] for row in grid.rows] == ["random", "random", "random, size 1"]
     assert grid.rows[1][7] == "none", "it proposes nothing"
     assert float(grid.rows[0][7]) >= 20
     assert grid.rows[2][-3:] == ("fast", "1.00", "1.00 to 1.00")
@@ -154,6 +156,11 @@ def test_contenders_by_name_by_file_and_at_random() -> None:
     assert all(torch.equal(a, b) for a, b in zip(made.model.parameters(), again.model.parameters(), strict=True))
     with pytest.raises(ValueError, match="without a file"):
         contender("yolov2=a.safetensors", data, random=True)
+    narrow = contender("centernet511_hg52", data, random=True, small=True, settings={"size": 96})
+    assert (narrow.overrides["size"], narrow.overrides["modulus"]) == (96, 32)
+    assert narrow.model.preprocess([torch.zeros(3, 160, 160)]).size == (96, 96)
+    with pytest.raises(ValueError, match="--set goes with --random only"):
+        contender("yolov2", data, settings={"size": 96})
     shipped = contender("yolov2", data)
     assert shipped.weights is not None
     file = Path("zoo/weights") / shipped.weights.file
@@ -166,6 +173,8 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     (path,) = tmp_path.glob("comparison.yolov1.small.shapes-test.cpu.1-thread.yolov2.json")
-    assert set(json.loads(path.read_text())["metrics"]["detectors"]) == {"yolov1", "yolov2"}
+    found = json.loads(path.read_text())["metrics"]["detectors"]
+    assert set(found) == {"yolov1", "yolov2"}
+    assert found["yolov2"]["overrides"] == as_json(contender("yolov2", open_dataset("shapes")).overrides)
     result = CliRunner().invoke(app, ["compare-latency", "yolov2", "--out", str(tmp_path)])
     assert result.exit_code == 2
