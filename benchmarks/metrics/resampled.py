@@ -104,18 +104,14 @@ def _untied(
     kind: NDArray[np.uint8],
     least: float,
     voc: bool,
-    end: NDArray[np.int32],
-    precision: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum over points of recall, and area, of events of which no two stand in a tie; `end`, `precision` are scratch."""
+    """Sum over points of recall, and area, of events of which no two stand in a tie."""
     right, besides = np.zeros(LANES, dtype=np.int32), np.zeros(LANES, dtype=np.int32)
     left, best = np.empty(LANES, dtype=np.int32), np.zeros(LANES)
     average, area = np.zeros(LANES), np.zeros(LANES)
-    # Those that find nothing, or whose image was not drawn, stay in: they lie below the one before.
     for i in range(len(image)):
         row = copies[image[i]]
         what = kind[i]
-        up_to = sums[before[i]]
         if what != COUNTS_NOT:
             for b in range(LANES):
                 right[b] += row[b]
@@ -125,23 +121,33 @@ def _untied(
         elif what == COUNTS_NOT:
             for b in range(LANES):
                 besides[b] -= row[b]
-        for b in range(LANES):
-            end[i + 1, b] = right[b]
-        for b in range(LANES):
-            precision[i, b] = right[b] / (up_to[b] + besides[b] + least)
-    # From the last find to the first, each goes with the best precision of all later ones.
     for b in range(LANES):
         left[b] = reached[b, np.uint32(right[b])]
+    # From the last find to the first, each goes with the best precision of all later ones. Those that find nothing, or
+    # whose image was not drawn, stay in: they lie below the one before. Taking away what was added up first needs no
+    # memory of each event, which would cost more than adding twice.
     for i in range(len(image) - 1, -1, -1):
+        row = copies[image[i]]
+        what = kind[i]
+        up_to = sums[before[i]]
         for b in range(LANES):
-            best[b] = precision[i, b] if precision[i, b] > best[b] else best[b]
-        for b in range(LANES):
-            fewer = reached[b, np.uint32(end[i, b])]
-            average[b] += best[b] * (left[b] - fewer)
-            left[b] = fewer
-        if voc:
+            precision = right[b] / (up_to[b] + besides[b] + least)
+            best[b] = precision if precision > best[b] else best[b]
+        if what != COUNTS_NOT:
             for b in range(LANES):
-                area[b] += best[b] * (end[i + 1, b] - end[i, b])
+                right[b] -= row[b]
+                fewer = reached[b, np.uint32(right[b])]
+                average[b] += best[b] * (left[b] - fewer)
+                left[b] = fewer
+            if voc:
+                for b in range(LANES):
+                    area[b] += best[b] * row[b]
+        if what == ALSO_COUNTS:
+            for b in range(LANES):
+                besides[b] -= row[b]
+        elif what == COUNTS_NOT:
+            for b in range(LANES):
+                besides[b] += row[b]
     return average, area
 
 
@@ -177,12 +183,9 @@ def resampled_precision(
     # VOC divides by the plain count; what is added moves no count but 0.
     least = 1e-300 if voc else 2.0**-52
     longest = 0
-    most = 0
     heaviest = 0
     for k in range(classes):
         longest = max(longest, counted_starts[k + 1] - counted_starts[k])
-        for t in range(thresholds):
-            most = max(most, events[k, t + 1] - events[k, t])
         heaviest = max(heaviest, object_starts[k + 1] - object_starts[k])
     most_copies = np.int64(weights.max())
     points = 11 if voc else len(recalls)
@@ -192,8 +195,6 @@ def resampled_precision(
     sums = np.zeros((longest + 1, LANES), dtype=np.int32)
     reached = np.zeros((LANES, heaviest * most_copies + 1), dtype=np.int32)
     totals = np.zeros(LANES, dtype=np.int32)
-    end = np.zeros((most + 1, LANES), dtype=np.int32)
-    precision = np.empty((most, LANES))
     # Class by class, so that what is read of a class stays near the processor for all draws.
     for k in range(classes):
         totals[:] = 0
@@ -241,8 +242,6 @@ def resampled_precision(
                 kind[first:last],
                 least,
                 voc,
-                end,
-                precision,
             )
             for b in range(draws):
                 if totals[b]:
