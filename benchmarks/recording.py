@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks import hardware
+from benchmarks.again import moves
 from benchmarks.answers import answer_hashes
 from benchmarks.cost import cost
 from benchmarks.datasets import Dataset
@@ -175,6 +176,8 @@ def print_latency(record: Record) -> None:
         console.print(f"not converged: {fault}")
     for reasons in sampling["discarded"]:
         console.print(f"repeated a window: {reasons}")
+    if found := moves(record):
+        console.print(f"times the median of earlier runs, oldest first: {', '.join(f'{ratio:.3f}' for ratio in found)}")
 
 
 def _milliseconds(seconds: float | None) -> str:

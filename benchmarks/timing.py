@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from benchmarks.again import with_earlier
 from benchmarks.answers import checked
 from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import find_subject
@@ -184,7 +185,7 @@ def write_all(jobs: Sequence[Job], out: Path) -> bool:
             print(f"error: {job.detector}: {answer}", file=sys.stderr)
             failed = True
             continue
-        record, same = checked(answer, out, COMMITTED)
+        record, same = checked(with_earlier(answer, out), out, COMMITTED)
         print_latency(record)
         for sentence in nonconformity(record, job.under):
             print(sentence)

@@ -103,8 +103,9 @@ def _times(shelf: Shelf) -> Grid:
             # An old Record of a network with proposals did not tell them apart; other networks have none.
             cells[2] = "in network" if shelf.about(entry.record.detector, "family") == "two-stage" else "none"
         samples = str(len(entry.record.samples.get("end_to_end", ())))
-        rows.append((entry.record.detector, entry.record.scale, entry.test, entry.clock, *cells, samples))
-    names = (*(f"{stage.replace('_', ' ')} ms" for stage in _STAGES), "samples")
+        before = ", ".join(f"{ratio:.2f}" for ratio in entry.moves) or "none"
+        rows.append((entry.record.detector, entry.record.scale, entry.test, entry.clock, *cells, samples, before))
+    names = (*(f"{stage.replace('_', ' ')} ms" for stage in _STAGES), "samples", "times earlier runs'")
     heads = (*_heads("detector", "size", "images of", "machine"), *(Header(name) for name in names))
     return Grid(heads, tuple(rows))
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.again import EARLIER, moves
 from benchmarks.results import Record
 
 __all__ = ["NOT_MEASURED", "UNDEFINED", "Entry", "ReportError", "Shelf", "points", "read_entries"]
@@ -148,6 +149,15 @@ class Entry:
         """Median of a stage's samples; None where the stage was not timed."""
         samples = self.record.samples.get(stage)
         return 1000 * statistics.median(samples) if samples else None
+
+    @property
+    def moves(self) -> list[float]:
+        """How many times the median of each earlier run under the same conditions the present one is."""
+        try:
+            return moves(self.record)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            earlier = self.record.metrics.get(EARLIER)
+            raise self.wrong(f"metrics.{EARLIER}", earlier, "medians in seconds, as `latency` writes") from error
 
     def wrong(self, entry: str, value: object, wanted: str) -> ReportError:
         """The error for an entry that is none of what it should be."""

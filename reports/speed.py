@@ -57,12 +57,24 @@ def speeds(shelf: Shelf, tables: Sequence[Table]) -> Section:
         "more: the ratios differ for that reason too. The interval of a ratio holds the ratio of the medians at least "
         "95 times in 100, given one session of measuring; it says nothing of another day."
     )
-    blocks: list[str | tuple[str, ...] | Grid | Plot] = [intro]
+    blocks: list[str | tuple[str, ...] | Grid | Plot] = [intro, _again(shelf)]
     if left_out or unpaired:
         blocks.append((*left_out, *unpaired))
     if printed or clocks:
         blocks += [_grid(shelf, printed, clocks), *_plots(shelf, printed, clocks)]
     return Section("Speed across decades", "speed", tuple(blocks))
+
+
+def _again(shelf: Shelf) -> str:
+    """How far medians moved from one run to the next."""
+    moved = [100 * abs(ratio - 1) for entry in shelf.of("latency") for ratio in entry.moves]
+    if not moved:
+        return "No detector was timed twice under the same conditions, so how far runs differ is not known."
+    return (
+        f"How far runs differ: {len(moved)} times a detector was timed again under the same conditions, in another "
+        f"process; half of the medians moved by less than {statistics.median(moved):.1f} %, the one that moved most by "
+        f"{max(moved):.1f} %. Detectors that are nearer to each other than that are not ranked by these times."
+    )
 
 
 def speed_ratio(own: Sequence[float], reference: Sequence[float]) -> tuple[float, float, float]:

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.papers import Table, read_tables
 from benchmarks.results import Record
-from reports.records import Entry, Shelf
+from reports.records import Entry, ReportError, Shelf
 from reports.sections import Grid, Plot, Section
 from reports.speed import median_between, speed_ratio, speeds
 from tests.reports.samples import CPU, metrics, record, samples
@@ -143,3 +143,23 @@ def test_the_interval_covers_the_ratio_of_two_populations() -> None:
         _, low, high = speed_ratio((2 * own).tolist(), ssd.tolist())
         held += low <= 0.5 <= high
     assert held >= 0.95 * 300
+
+
+def test_how_far_runs_differ_is_told_where_detectors_were_timed_twice() -> None:
+    once = [record("latency", name) for name in ("ssd300_vgg16", "yolov3")]
+    assert "not known" in section_of(*once).blocks[1]
+    times = {"ssd300_vgg16": [0.020, 0.016], "yolov3": [0.0208]}
+    again = [
+        record("latency", name, metrics={"end_to_end": {"median": 0.020}, "earlier": earlier})
+        for name, earlier in times.items()
+    ]
+    told = section_of(*once[:1], *again).blocks[1]
+    assert "3 times" in told
+    assert "less than 3.8 %" in told, "of 0, 3.8 and 25"
+    assert "most by 25.0 %" in told
+
+
+def test_earlier_runs_that_are_no_times_are_refused() -> None:
+    wrong = record("latency", metrics={"end_to_end": {"median": 0.020}, "earlier": ["soon"]})
+    with pytest.raises(ReportError, match=r"latency\.ssd300.*metrics\.earlier: is \['soon'\]"):
+        section_of(wrong)
