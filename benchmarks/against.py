@@ -121,7 +121,7 @@ def compare(
         if found.alone > 0.01 * max(100, found.detections):
             raise ValueError(f"{pair.name}: ours and torchvision's differ in {found.alone} of {found.detections} boxes")
         load = ForeignLoad()
-        samples = _by_turns({"ours": ours, "theirs": theirs}, pictures, rounds)
+        samples = _by_turns({"ours": ours, "theirs": theirs}, pictures, rounds, f"timing {pair.name}")
         foreign = load.cores()
     return Record(
         kind="comparison",
@@ -160,11 +160,11 @@ def compare(
 
 
 def _by_turns(
-    calls: Mapping[str, Callable[[Tensor], Any]], pictures: Sequence[Tensor], rounds: int
+    calls: Mapping[str, Callable[[Tensor], Any]], pictures: Sequence[Tensor], rounds: int, title: str
 ) -> dict[str, list[float]]:
     """Seconds of each call of either side."""
     samples: dict[str, list[float]] = {who: [] for who in calls}
-    for turn, order in enumerate(interleaved(tuple(calls), len(pictures), rounds)):
+    for turn, order in enumerate(interleaved(tuple(calls), len(pictures), rounds, title)):
         image = pictures[turn % len(pictures)]
         for who in order:
             start = time.perf_counter()

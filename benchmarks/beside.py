@@ -184,7 +184,7 @@ def _by_turns(
 ) -> dict[str, dict[str, list[float]]]:
     """Seconds of each call of each detector, by its name and by stage."""
     calls: dict[str, list[dict[str, float]]] = {one.name: [] for one in contenders}
-    for turn, order in enumerate(interleaved(contenders, len(pictures), rounds)):
+    for turn, order in enumerate(interleaved(contenders, len(pictures), rounds, "timing")):
         for one in order:
             calls[one.name].append(time_call(one.model, [pictures[turn % len(pictures)]], place))
     return {name: by_stage(rows) for name, rows in calls.items()}

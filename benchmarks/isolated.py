@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.sentences import said
+from benchmarks.workers import end_with_parent
 
 __all__ = ["ProcessEnded", "in_fresh_process", "run_python"]
 
@@ -58,6 +59,7 @@ def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def _answer(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    end_with_parent()
     try:
         answer = True, function(*arguments)
     except Exception as error:

@@ -6,16 +6,12 @@ and two of them take less than two thirds of the time that they take one after t
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-import torch
 
 from benchmarks.cores import usable_cores
 from benchmarks.datasets import Dataset, open_dataset
@@ -24,6 +20,7 @@ from benchmarks.gate import Gated, bits_of, measure_and_judge, unfit
 from benchmarks.results import Record
 from benchmarks.shipping import Expectation
 from benchmarks.suite import BENCHMARKS
+from benchmarks.workers import open_pool
 
 __all__ = ["Judged", "images_of", "judge_checkpoint", "judging"]
 
@@ -63,20 +60,12 @@ def judging(rows: Sequence[Row], data_root: Path | None = None) -> Iterator[Call
     Yields:
         A function that waits for what was found with a checkpoint, or raises what went wrong with it.
     """
-    context = multiprocessing.get_context("spawn")
-    workers = max(1, min(usable_cores(), len(rows)))
-    pool = ProcessPoolExecutor(workers, context, initializer=_start)
+    pool = open_pool(max(1, min(usable_cores(), len(rows))))
     try:
         found: dict[Path, Future[Judged]] = {row[0]: pool.submit(_judge, row, data_root) for row in rows}
         yield lambda path: found[path].result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start() -> None:
-    # Ctrl-C reaches all processes of a terminal; the one that holds the pool ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 @cache

@@ -10,10 +10,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import io
-import multiprocessing
 import os
 import random
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from torch import Tensor
 from benchmarks.cores import usable_cores
 from benchmarks.datasets import Dataset, cache_folder
 from benchmarks.results import write_atomically
+from benchmarks.workers import open_pool
 from ops.structures import Target
 from zoo.detector import Detector
 from zoo.two_stage.fast_rcnn import Proposer
@@ -187,8 +186,7 @@ def _remember(dataset: Dataset, memory: Memory, order: list[int], workers: int, 
                     advance(True)
                 else:
                     if pool is None:
-                        context = multiprocessing.get_context("spawn")
-                        pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(memory,))
+                        pool = open_pool(workers, _start, memory)
                     pending[pool.submit(_propose, keys[index], image.numpy())] = index
                     if len(pending) >= 3 * workers:
                         _collect(pending, advance, everything=False)
@@ -225,9 +223,6 @@ _memory: Memory | None = None
 
 def _start(memory: Memory) -> None:
     global _memory
-    # Ctrl-C reaches all processes of a terminal; the one that holds the pool ends it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
     _memory = memory
 
 

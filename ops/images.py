@@ -138,7 +138,7 @@ def stack(placed: Sequence[tuple[Tensor, Frame]], divisor: int = 1) -> Batch:
     return Batch(pixels, tuple(frame for _, frame in placed))
 
 
-def unscaled(images: Sequence[Tensor]) -> Batch:
-    """Images as they are, for detectors that make a pyramid of each; `Frame.inner` tells where the padding begins."""
+def unscaled(images: Sequence[Tensor], divisor: int = 1) -> Batch:
+    """Images at their own size, padded as `stack` does; `Frame.inner` tells where the padding begins."""
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-    return stack([(image, Frame(size, size, (1.0, 1.0))) for image, size in zip(images, sizes, strict=True)])
+    return stack([(image, Frame(size, size, (1.0, 1.0))) for image, size in zip(images, sizes, strict=True)], divisor)

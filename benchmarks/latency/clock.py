@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from ops.structures import Detections
@@ -39,10 +41,19 @@ def by_stage(calls: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
     return {name: [call.get(name, 0.0) for call in calls] for name in names}
 
 
-def interleaved(rivals: Sequence[T], images: int, rounds: int) -> Iterator[Sequence[T]]:
+def interleaved(rivals: Sequence[T], images: int, rounds: int, title: str | None = None) -> Iterator[Sequence[T]]:
     """For each image of each round who is timed after whom: a slower minute slows all alike, and who goes first changes
-    from image to image, and for an image from round to round, so that nobody always finds the caches warm."""
-    for turn in range(rounds * images):
+    from image to image, and for an image from round to round, so that nobody always finds the caches warm.
+
+    Args:
+        rivals: Who is timed.
+        images: How many each is timed on,
+        rounds: and how often.
+        title: Of a bar on stderr; None for no bar.
+    """
+    turns = range(rounds * images)
+    # Drawn between the images: a thread that draws would run beside what is timed.
+    for turn in track(turns, title or "", console=Console(stderr=True), auto_refresh=False, disable=title is None):
         first = (turn + turn // images) % len(rivals)
         yield (*rivals[first:], *rivals[:first])
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from benchmarks.hardware import Stopping, WarmUp
 from benchmarks.latency.clock import by_stage, detect_timed
+from benchmarks.latency.converging import Call, Discard, Disturbed, Sampled, sample, warm_up
 from benchmarks.latency.machine import ForeignLoad, fixed_threads
 from benchmarks.latency.samples import summarise
-from benchmarks.latency.stopping import Call, Discard, Disturbed, Sampled, sample, warm_up
 from benchmarks.proposals import Memory, proposer_of
 from ops.structures import Detections
 from zoo.detector import Detector

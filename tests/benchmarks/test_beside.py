@@ -76,7 +76,7 @@ def record(dataset: Dataset) -> Record:
     return compare_latency(three([]), dataset, images=3, threads=1, note="of a test")
 
 
-def test_every_image_goes_through_all_before_the_next_and_another_is_first(dataset: Dataset) -> None:
+def test_every_image_goes_through_all_before_the_next_and_another_is_first(dataset: Dataset, capsys) -> None:
     diary: list[tuple[str, int]] = []
     compare_latency(three(diary), dataset, images=3, rounds=2, threads=1)
     turns = diary[6:]
@@ -84,6 +84,7 @@ def test_every_image_goes_through_all_before_the_next_and_another_is_first(datas
     starts = [turns[at][0] for at in range(0, 18, 3)]
     assert starts == ["slow", "middle", "fast", "middle", "fast", "slow"]
     assert all({name for name, _ in turns[at : at + 3]} == {"slow", "middle", "fast"} for at in range(0, 18, 3))
+    assert "timing" in capsys.readouterr().err
 
 
 def test_the_record_tells_stages_and_ratios(record: Record, tmp_path: Path, capsys) -> None:

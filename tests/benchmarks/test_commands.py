@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import ast
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import commands
 from benchmarks.__main__ import app
 
 
@@ -71,3 +75,14 @@ def test_score_reads_files_and_writes_json(tmp_path):
     assert scores["stats"]["AP"] == pytest.approx(1)
     assert scores["stats"]["AP_S"] is None
     assert scores["fd"]["FD"] == pytest.approx(0)
+
+
+def test_what_several_commands_take_is_declared_once():
+    """In `common`; equal types and words in two places would drift apart."""
+    found = Counter[str]()
+    for path in Path(commands.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Annotated":
+                found[ast.unparse(node.slice)] += 1
+    assert len(found) > 50
+    assert [declared for declared, times in found.items() if times > 1] == []

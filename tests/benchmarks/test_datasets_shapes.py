@@ -13,8 +13,10 @@ import torch
 from torchvision.ops import box_iou
 
 from benchmarks.datasets import Dataset, DatasetError, open_dataset
-from benchmarks.datasets import shapes as module
+from benchmarks.datasets.coco import open_coco
 from benchmarks.datasets.shapes import CLASS_NAMES, FINGERPRINTS, OWN, SCENES, Scene, draw, open_shapes, write
+from benchmarks.datasets.shapes import splits as module
+from benchmarks.datasets.shapes.chance import Chance
 from benchmarks.datasets.voc import open_voc
 from ops.quads import rectangle_angles, smallest_rectangles
 from tests.contract import assert_is_dataset
@@ -28,7 +30,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def dataset(drawn: Path) -> Dataset:
-    return module.open_coco("test", drawn, name="shapes", masks=True)
+    return open_coco("test", drawn, name="shapes", masks=True)
 
 
 def test_frozen_test_split(dataset: Dataset) -> None:
@@ -58,7 +60,7 @@ def test_frozen_train_split() -> None:
 def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The frozen test split of a set of one class, drawn anew."""
     name = request.param
-    return module.open_coco("test", write("test", tmp_path_factory.mktemp(name), name), name=name, masks=True)
+    return open_coco("test", write("test", tmp_path_factory.mktemp(name), name), name=name, masks=True)
 
 
 def test_frozen_test_split_of_one_class(own: Dataset) -> None:
@@ -273,7 +275,7 @@ def test_other_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_the_random_numbers_are_splitmix64() -> None:
     """Published first outputs of the generator for seed 1234567."""
-    chance = module._Chance()
+    chance = Chance()
     chance._state = 1234567
     assert [chance.bits() for _ in range(3)] == [6457827717110365317, 3203168211198807973, 9817491932198370423]
     chance._state = 1234567

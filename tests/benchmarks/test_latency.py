@@ -6,6 +6,7 @@ machine does.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.hardware import Stopping, WarmUp
-from benchmarks.latency import COPIES, STAGES, LatencyResult, by_stage, is_steady, measure_latency, outliers, summarise
+from benchmarks.latency import (
+    COPIES,
+    STAGES,
+    LatencyResult,
+    by_stage,
+    interleaved,
+    is_steady,
+    measure_latency,
+    outliers,
+    summarise,
+)
 from benchmarks.proposals import Memory
 from ops.structures import Target
 from tests.benchmarks.virtual import Clock, Fake, Images, steadily
@@ -284,3 +295,14 @@ def test_cuda_stages_add_up_to_the_host_clock() -> None:
     medians = {stage: np.median(seconds) for stage, seconds in result.samples.items()}
     assert sum(medians.values()) - medians["end_to_end"] == pytest.approx(medians["end_to_end"], rel=0.1)
     assert max(medians, key=lambda stage: medians[stage] if stage != "end_to_end" else 0) == "network"
+
+
+def test_how_far_it_is_is_drawn_between_the_images_and_by_no_thread(capsys) -> None:
+    before = threading.enumerate()
+    for turn, order in enumerate(interleaved("ab", 3, 2, "timing")):
+        assert threading.enumerate() == before
+        assert order == tuple("ab" if (turn + turn // 3) % 2 == 0 else "ba")
+    assert "timing" in (said := capsys.readouterr().err)
+    assert "100%" in said
+    assert len(list(interleaved("ab", 3, 2))) == 6
+    assert not capsys.readouterr().err

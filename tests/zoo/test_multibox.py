@@ -15,7 +15,8 @@ from torchvision.ops import box_iou
 from ops.images import Batch, Frame
 from ops.structures import Target
 from tests.contract import assert_is_detector, assert_overfits, empty_target
-from zoo import CATALOG, build
+from zoo import CATALOG, build, checkpoints
+from zoo.one_stage import multibox as module
 from zoo.one_stage.multibox import MultiBox, MultiBoxOutputs, assign_predictions, match_losses, multibox
 
 PLACES = torch.tensor([[0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9], [0.2, 0.2, 0.4, 0.4]])
@@ -139,6 +140,25 @@ def test_an_untrained_network_gives_its_priors() -> None:
     torch.testing.assert_close(model.priors[:, 2:] - model.priors[:, :2], torch.full((12, 2), 0.2))
     with pytest.raises(ValueError, match="cannot make 12"):
         model.set_priors(model.priors[:3])
+
+
+def test_clusters_are_made_for_training_alone(monkeypatch) -> None:
+    trained, meta = checkpoints.load(checkpoints.find("multibox", "shapes"))
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("clusters")
+
+    monkeypatch.setattr(module, "cluster_boxes", refuse)
+    fresh = build("multibox", meta.num_classes, **meta.overrides)
+    sides = fresh.priors[:, 2:] - fresh.priors[:, :2]
+    assert ((fresh.priors >= 0) & (fresh.priors <= 1)).all()
+    assert (sides > 0).all()
+    assert len(fresh.priors.unique(dim=0)) == len(fresh.priors) == trained.num_boxes((160, 160))
+    again, _ = checkpoints.load(checkpoints.find("multibox", "shapes"))
+    assert torch.equal(again.priors, trained.priors)
+    assert not torch.equal(again.priors, fresh.priors)
+    with pytest.raises(AssertionError, match="clusters"):
+        fresh.set_priors(trained.priors)
 
 
 def test_boxes_lie_inside_whatever_the_network_says() -> None:

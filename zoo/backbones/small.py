@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ops.augment import shapes_augment
 from zoo.detector import Recipe
 
-__all__ = ["SMALL_RECIPE", "SmallNet", "conv_bn_relu"]
+__all__ = ["SMALL_RECIPE", "SmallNet", "conv_bn_relu", "small_body"]
 
 SMALL_RECIPE = Recipe(
     batch=16,
@@ -89,3 +89,11 @@ class SmallNet(nn.Module):
         del self.stages[-1]
         self.channels, self.strides = self.channels[:-1], self.strides[:-1]
         return stage
+
+
+def small_body(last: int, blocks: Sequence[int] = ()) -> SmallNet:
+    """The network up to map `last`, counted from 0."""
+    body = SmallNet(blocks=blocks)
+    while len(body.strides) > last + 1:
+        body.pop_stage()
+    return body

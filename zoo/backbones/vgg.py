@@ -15,11 +15,19 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ops.images import Batch, normalise, unscaled
 from zoo.parts.l2norm import L2Norm
 
-__all__ = ["VGG16", "VGG16BN", "VGG16Reduced", "VGG19FourStages", "vgg16_layers"]
+__all__ = ["VGG16", "VGG16BN", "VGG16Reduced", "VGG19FourStages", "vgg16_layers", "vgg_batch"]
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+_MEAN = (104, 117, 123)
+
+
+def vgg_batch(images: list[Tensor], divisor: int) -> Batch:
+    """Images at their own size, as VGG's Caffe models see them; padding, to multiples of `divisor`, is mean colour."""
+    return unscaled([normalise(image, _MEAN, (1, 1, 1), bgr=True, peak=255) for image in images], divisor)
 
 
 def vgg16_layers(ceil_mode: bool = False) -> nn.ModuleList:

@@ -30,7 +30,7 @@ from torchvision.ops import box_iou
 from ops.channel_pyramid import ChannelPyramids, Pyramid
 from ops.channels import channel_features, luv
 from ops.cover import suppress_covered
-from ops.images import Batch, Frame, stack
+from ops.images import Batch, unscaled
 from ops.resample import cut, triangle_blur
 from ops.structures import Detections, Target
 from ops.trees import boost, cascade
@@ -141,8 +141,7 @@ class Acf(Detector):
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Images as they are, padded to one size. The pyramid is the network's, for it is computed from pixels."""
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        return stack([(image, Frame(size, size, (1.0, 1.0))) for image, size in zip(images, sizes, strict=True)])
+        return unscaled(images)
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> list[tuple[Pyramid, list[Any]]]:
         """Of each image the pyramid, and for each class the windows that are left and their sums."""

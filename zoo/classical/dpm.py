@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ops.cover import suppress_covered
-from ops.images import Batch, Frame, stack
+from ops.images import Batch, Frame, unscaled
 from ops.part_features import mirror_features
 from ops.part_pyramid import PartPyramids
 from ops.structures import Detections, Target
@@ -143,8 +143,7 @@ class Dpm(Detector):
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Images as they are, padded to one size. The pyramid is the network's, for it is computed from pixels."""
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
-        return stack([(image, Frame(size, size, (1.0, 1.0))) for image, size in zip(images, sizes, strict=True)])
+        return unscaled(images)
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> list[Scanned]:
         """Pyramid and scores of each image."""

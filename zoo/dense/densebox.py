@@ -31,13 +31,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ops.dense import cell_points, detect_cells, discs, near, owners, paint
-from ops.images import Batch, Frame, normalise, stack
+from ops.images import Batch
 from ops.patches import object_patch
 from ops.sample import half_hard
 from ops.structures import Detections, Target
 from zoo.backbones import small
-from zoo.backbones.small import SmallNet
-from zoo.backbones.vgg import VGG19FourStages
+from zoo.backbones.small import SmallNet, small_body
+from zoo.backbones.vgg import VGG19FourStages, vgg_batch
 from zoo.detector import Detector, Recipe
 from zoo.subsample import ClassChannels
 
@@ -49,8 +49,6 @@ __all__ = [
     "DenseBox",
     "DenseBoxMaps",
     "densebox",
-    "small_body",
-    "vgg_batch",
 ]
 
 RECIPE = Recipe(
@@ -91,7 +89,6 @@ large background, they would be most of what is hard."""
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0), (0.0, 1.0))
 """Landmarks at the corners of the box, as on a licence plate."""
 
-_MEAN = (104, 117, 123)
 _PYRAMID = tuple(2.0 ** (0.3 * step) for step in range(-10, 5))
 
 
@@ -326,23 +323,6 @@ class DenseBox(Detector):
         count = max(int(positive.sum()), self.fewest)
         chosen = half_hard(errors, free, count, self.hard_share) if self.mining else free
         return errors[chosen | positive].sum() / count
-
-
-def small_body(last: int, blocks: Sequence[int] = ()) -> SmallNet:
-    """The zoo's small network up to map `last`, counted from 0."""
-    body = SmallNet(blocks=blocks)
-    while len(body.strides) > last + 1:
-        body.pop_stage()
-    return body
-
-
-def vgg_batch(images: list[Tensor], divisor: int) -> Batch:
-    """Images at their own size, as VGG's Caffe models see them; padding, to multiples of `divisor`, is mean colour."""
-    placed = []
-    for image in images:
-        size = (int(image.shape[-2]), int(image.shape[-1]))
-        placed.append((normalise(image, _MEAN, (1, 1, 1), bgr=True, peak=255), Frame(size, size, (1.0, 1.0))))
-    return stack(placed, divisor)
 
 
 def _branch(inputs: int, width: int, outputs: int, dropout: float) -> nn.Sequential:

@@ -45,9 +45,8 @@ from ops.dense import (
 from ops.images import Batch, Frame
 from ops.structures import Detections, Target
 from zoo.backbones import small
-from zoo.backbones.small import SmallNet
-from zoo.backbones.vgg import VGG16
-from zoo.dense.densebox import small_body, vgg_batch
+from zoo.backbones.small import SmallNet, small_body
+from zoo.backbones.vgg import VGG16, vgg_batch
 from zoo.detector import Detector, Recipe
 from zoo.subsample import ClassChannels
 

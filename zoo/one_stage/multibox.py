@@ -11,7 +11,7 @@ This is not SSD's MultiBox loss (`zoo.parts.multibox`), which took the name and 
 released. What the sources do not say is ours: both networks are CaffeNet with wide connected layers, and learn in the
 same steps; `alpha` is 0.3; a score is confidence times class; crops that overlap an object by half or more show it,
 those of less than a fifth show nothing, half of each; what the training plan was. The paper's further crops of the
-image at several scales are left out. Until it is trained the priors are clusters of boxes drawn at random.
+image at several scales are left out. Until it is trained the priors are boxes drawn at random.
 
 In the small size a linear layer reads the boxes directly off the last map, and `alpha` is larger: from scratch, in few
 steps, squared shares of an image would move little beside the confidences.
@@ -167,8 +167,9 @@ class MultiBox(Detector):
         self.classifier = _network(backbone, crop_widths, None, crop, crop_head, num_classes + 1, dropout)
         with torch.no_grad():
             self.locator.get_parameter(f"{len(self.locator) - 1}.bias")[4 * boxes :] = math.log(prior / (1 - prior))
+        # No clusters here: the priors of training, or of a checkpoint, take their place.
         self.register_buffer("priors", torch.zeros((boxes, 4)))
-        self.set_priors(drawn_boxes(40 * boxes))
+        self.priors.copy_(drawn_boxes(boxes))
         self.alpha, self.match = alpha, match
         self.samples, self.held, self.empty = samples, held, empty
         self.nms_iou, self.kept, self.score_floor, self.limit = nms_iou, kept, score_floor, limit

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ops.coders import CenterSizeCoder
-from ops.images import Batch, Frame, normalise, stack
+from ops.images import Batch, normalise, unscaled
 from ops.nms import classwise_nms
 from ops.proposals import SMALL_SEARCH, SelectiveSearch
 from ops.structures import Detections, Target
@@ -217,10 +217,8 @@ class RCNN(Detector):
 
     def preprocess(self, images: list[Tensor]) -> Batch:
         """Take the mean colour off, and pad to one size: what lies beyond an image is the mean colour."""
-        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
         colours = [normalise(image, self.mean, (self.std,) * 3, bgr=True, peak=255.0) for image in images]
-        batch = stack([(image, Frame(size, size, (1.0, 1.0))) for image, size in zip(colours, sizes, strict=True)])
-        return replace(batch, images=tuple(images))
+        return replace(unscaled(colours), images=tuple(images))
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> RegionOutputs:
         """Propose, describe each proposal, and ask the SVMs and the regressors."""

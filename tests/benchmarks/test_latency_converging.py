@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.hardware import Stopping
-from benchmarks.latency.stopping import Call, Sampled, sample
+from benchmarks.latency.converging import Call, Sampled, sample
 from tests.benchmarks.virtual import Clock
 
 IMAGES = 50
