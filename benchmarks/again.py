@@ -35,7 +35,8 @@ def with_earlier(record: Record, folder: Path) -> Record:
     if not path.exists():
         return record
     before = Record.read(path)
-    if _conditions(before) != _conditions(record):
+    # As a file holds it, where a tuple is a list.
+    if _conditions(before) != _conditions(Record.model_validate_json(record.model_dump_json())):
         return record
     known = [*before.metrics.get(EARLIER, []), before.metrics["end_to_end"]["median"]]
     return record.model_copy(update={"metrics": {**record.metrics, EARLIER: known[-_KEPT:]}})

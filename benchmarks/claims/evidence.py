@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
+from benchmarks.again import moves
 from benchmarks.claims.ledger import LedgerError, MissingTable
 from benchmarks.papers import FOLDER, Row, Table
 from benchmarks.results import Record
@@ -176,6 +177,13 @@ class Evidence:
             if conforms and (record.detector, record.scale, _test(record)) == (detector, "small", test):
                 return one
         return None
+
+    @cached_property
+    def farthest_move(self) -> float:
+        """How many times its median in one run, or that how many times this, a detector took in another; 1 where none
+        was timed again."""
+        again = [ratio for one in self.of("latency") for ratio in moves(one.record)]
+        return max((max(ratio, 1 / ratio) for ratio in again), default=1.0)
 
     def beside(self, detectors: Iterable[str], test: str) -> Found | None:
         """Times of small detectors that were taken side by side."""

@@ -105,49 +105,57 @@ def _untied(
     least: float,
     voc: bool,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum over points of recall, and area, of events of which no two stand in a tie."""
-    right, besides = np.zeros(LANES, dtype=np.int32), np.zeros(LANES, dtype=np.int32)
-    left, best = np.empty(LANES, dtype=np.int32), np.zeros(LANES)
-    average, area = np.zeros(LANES), np.zeros(LANES)
+    """Sum over points of recall, and area, of events of which no two stand in a tie.
+
+    Loops over lanes are short, end at a number that the compiler does not know, and look up nothing, but for one: so it
+    makes instructions of them that serve several lanes.
+    """
+    lanes = copies.shape[1]
+    state = np.zeros((7, lanes))
+    right, besides, left, best, average, area, fewer = state
+    at = np.zeros(lanes, dtype=np.int32)
     for i in range(len(image)):
         row = copies[image[i]]
         what = kind[i]
         if what != COUNTS_NOT:
-            for b in range(LANES):
+            for b in range(lanes):
                 right[b] += row[b]
         if what == ALSO_COUNTS:
-            for b in range(LANES):
+            for b in range(lanes):
                 besides[b] += row[b]
         elif what == COUNTS_NOT:
-            for b in range(LANES):
+            for b in range(lanes):
                 besides[b] -= row[b]
-    for b in range(LANES):
+    for b in range(lanes):
         left[b] = reached[b, np.uint32(right[b])]
-    # From the last find to the first, each goes with the best precision of all later ones. Those that find nothing, or
-    # whose image was not drawn, stay in: they lie below the one before. Taking away what was added up first needs no
-    # memory of each event, which would cost more than adding twice.
+    # From the last find to the first, each goes with the best precision of all later ones. Those whose image was not
+    # drawn stay in: they lie below the one before. Taking away what was added up first needs no memory of each event,
+    # which would cost more than adding twice.
     for i in range(len(image) - 1, -1, -1):
         row = copies[image[i]]
         what = kind[i]
+        if what == COUNTS_NOT:
+            for b in range(lanes):
+                besides[b] += row[b]
+            continue
         up_to = sums[before[i]]
-        for b in range(LANES):
+        for b in range(lanes):
             precision = right[b] / (up_to[b] + besides[b] + least)
             best[b] = precision if precision > best[b] else best[b]
-        if what != COUNTS_NOT:
-            for b in range(LANES):
-                right[b] -= row[b]
-                fewer = reached[b, np.uint32(right[b])]
-                average[b] += best[b] * (left[b] - fewer)
-                left[b] = fewer
-            if voc:
-                for b in range(LANES):
-                    area[b] += best[b] * row[b]
+            earlier = right[b] - row[b]
+            right[b] = earlier
+            at[b] = np.int32(earlier)
+        for b in range(lanes):
+            fewer[b] = reached[b, np.uint32(at[b])]
+        for b in range(lanes):
+            average[b] += best[b] * (left[b] - fewer[b])
+            left[b] = fewer[b]
+        if voc:
+            for b in range(lanes):
+                area[b] += best[b] * row[b]
         if what == ALSO_COUNTS:
-            for b in range(LANES):
+            for b in range(lanes):
                 besides[b] -= row[b]
-        elif what == COUNTS_NOT:
-            for b in range(LANES):
-                besides[b] += row[b]
     return average, area
 
 

@@ -12,7 +12,12 @@ from benchmarks.recording import print_latency
 from benchmarks.results import Hardware, Record, Weights
 from tests.reports.samples import CPU, SHAPES, record
 
-RULES: dict[str, Any] = {"batch": 1, "threads": 2, "warmup": {"window": 8, "calls": 16}, "stopping": {"noise": 0.02}}
+RULES: dict[str, Any] = {
+    "batch": 1,
+    "threads": 2,
+    "warmup": {"window": 8, "calls": 16},
+    "stopping": {"noise": 0.02, "seconds": (1.0, 60.0)},
+}
 
 
 def run(median: float, **changes: Any) -> Record:

@@ -161,6 +161,33 @@ def test_ratios_of_times() -> None:
     assert alone.wanted == "latency of faster_rcnn_vgg16 on shapes test"
 
 
+def again(made: Record, *earlier: float) -> Record:
+    metrics = {"end_to_end": {"median": made.samples["end_to_end"][2]}, "earlier": list(earlier)}
+    return made.model_copy(update={"metrics": metrics})
+
+
+def test_times_taken_apart_decide_nothing_that_another_run_may_turn() -> None:
+    pair, part = ("faster_rcnn_vgg16", "ssd300_vgg16"), "faster_rcnn_vgg16 against ssd300_vgg16"
+    records = [again(times(pair[0], 0.02), 0.019), times(pair[1], 0.01), again(times("yolov3", 0.01), 0.005)]
+    found = verdict("one-stage-speed", part, evidence(*records))
+    assert found.word == "cannot tell"
+    assert found.wanted == "both timed side by side (`compare-latency`)"
+    assert found.interval is not None
+    once = verdict("one-stage-speed", part, evidence(*records[:2])).interval
+    assert once is not None
+    # Twice as wide on either side in comparison with no move, by the one that moved most; 20 / 19 by the other alone.
+    assert found.interval[1] / found.interval[0] == pytest.approx(once[1] / once[0] * (2 * 19 / 20) ** 2)
+    beside = record(
+        "comparison",
+        pair[1],
+        protocol={"beside": [pair[0]]},
+        samples={f"{name} end_to_end": [seconds] * 10 for name, seconds in zip(pair, (0.02, 0.01), strict=True)},
+    )
+    found = verdict("one-stage-speed", part, evidence(*records, beside))
+    assert found.word == "holds"
+    assert "2.00, 10 images, side by side" in found.figure
+
+
 def test_times_of_a_machine_without_profile_do_not_count() -> None:
     own = times("faster_rcnn_vgg16", 0.02)
     assert own.hardware is not None
