@@ -230,6 +230,19 @@ class Shelf:
             kept.setdefault(key, entry)
         return tuple(kept.values())
 
+    @cached_property
+    def retrained(self) -> dict[tuple[str, str], list[Entry]]:
+        """Accuracies of small detectors that were trained with several seeds, by test and detector, in seeds' order."""
+        groups: dict[tuple[str, str], list[Entry]] = {}
+        for entry in self.trainings:
+            if entry.record.scale == "small" and entry.record.seed is not None:
+                groups.setdefault((entry.test, entry.record.detector), []).append(entry)
+        return {
+            key: sorted(entries, key=lambda entry: entry.record.seed or 0)
+            for key, entries in groups.items()
+            if len(entries) > 1
+        }
+
     def latencies(self, accuracy: Entry) -> dict[str, Entry]:
         """Latency Records of the same weights on the same test, by machine and device; of one size, as all are."""
         wanted = accuracy.record

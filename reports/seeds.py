@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import defaultdict
 
 from reports.records import Entry, Shelf
 from reports.sections import Grid, Header, Notes, Section, tested_on
@@ -16,14 +15,10 @@ _DISCOVERIES = ("fd.FD", "fd.FD5", "fd.FD25", "fd.FD50", "fd.FD_S", "fd.FD_M", "
 
 def repeated(shelf: Shelf) -> list[Section]:
     """Mean, spread and every single figure of detectors that were trained with several seeds; one table a test."""
-    groups: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in shelf.trainings:
-        if entry.record.scale == "small" and entry.record.seed is not None:
-            groups[entry.test, entry.record.detector].append(entry)
-    tests = sorted({test for (test, _), entries in groups.items() if len(entries) > 1})
+    groups = shelf.retrained
     return [
-        _section(test, {name: e for (where, name), e in groups.items() if where == test and len(e) > 1})
-        for test in tests
+        _section(test, {name: entries for (where, name), entries in groups.items() if where == test})
+        for test in sorted({test for test, _ in groups})
     ]
 
 
@@ -47,7 +42,6 @@ def _section(test: str, groups: dict[str, list[Entry]]) -> Section:
 def _grid(groups: dict[str, list[Entry]], places: tuple[str, ...], notes: Notes) -> Grid:
     rows = []
     for name, entries in groups.items():
-        entries = sorted(entries, key=lambda entry: entry.record.seed or 0)
         cells = [_mean(_values(entries, place)) for place in places]
         single = " ".join(entry.metric(places[0]) for entry in entries)
         mark = " ".join(dict.fromkeys(notes.mark(tested_on(entry)) for entry in entries))

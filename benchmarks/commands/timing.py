@@ -132,8 +132,10 @@ def compare_latency(
         from benchmarks.datasets import open_dataset
 
         data = open_dataset(dataset, split, data_root)
-        built = {"random": random, "small": small, "seed": seed, "settings": settings_of(settings)}
-        found = [beside.contender(text, data, **built) for text in detectors]
+        built = settings_of(settings)
+        found = [
+            beside.contender(text, data, random=random, small=small, seed=seed, settings=built) for text in detectors
+        ]
         record = beside.compare_latency(
             found, data, images=images, rounds=rounds, threads=threads, device=device, note=note
         )
