@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.results import Record
 
-__all__ = ["EARLIER", "moves", "with_earlier"]
+__all__ = ["EARLIER", "either_way", "moves", "with_earlier"]
 
 EARLIER = "earlier"
 """Under this name a latency Record's metrics hold the medians end to end of earlier runs, seconds, oldest first."""
@@ -45,6 +45,12 @@ def with_earlier(record: Record, folder: Path) -> Record:
 def moves(record: Record) -> list[float]:
     """How many times each earlier run's median the present one is; empty where there was none."""
     return [record.metrics["end_to_end"]["median"] / median for median in record.metrics.get(EARLIER, [])]
+
+
+def either_way(ratio: float) -> float:
+    """How many times the shorter of two medians the longer is, whichever was first: a halving moves as far as a
+    doubling."""
+    return max(ratio, 1 / ratio)
 
 
 def _conditions(record: Record) -> tuple[object, ...]:

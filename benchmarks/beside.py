@@ -83,12 +83,13 @@ def contender(
     if settings and not random:
         raise ValueError(f"{text}: a checkpoint knows how its detector is built; --set goes with --random only")
     if random:
+        given = dict(settings or {})
         if name not in CATALOG or separator:
             raise ValueError(f"{text}: name a detector of the catalog, without a file, for random weights")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = build(name, len(dataset.class_names), small=small, **(settings or {})).eval()
-        overrides = {**(CATALOG[name].small or {} if small else {}), **(settings or {})}
+            model = build(name, len(dataset.class_names), small=small, **given).eval()
+        overrides = {**(CATALOG[name].small or {} if small else {}), **given}
         return Contender(name, model, "small" if small else "paper", overrides, None, seed, CATALOG[name].origin)
     path = Path(file) if separator else checkpoints.find(name, dataset.name)
     subject = load_subject(name, path, len(dataset.class_names))

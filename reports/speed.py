@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.again import either_way
 from benchmarks.metrics.quantiles import quantile_between
 from benchmarks.papers import DASH, Column, Row, Table
 from reports.papers import linked
@@ -67,13 +68,14 @@ def speeds(shelf: Shelf, tables: Sequence[Table]) -> Section:
 
 def _again(shelf: Shelf) -> str:
     """How far medians moved from one run to the next."""
-    moved = [100 * abs(ratio - 1) for entry in shelf.of("latency") for ratio in entry.moves]
+    moved = [100 * (either_way(ratio) - 1) for entry in shelf.of("latency") for ratio in entry.moves]
     if not moved:
         return "No detector was timed twice under the same conditions, so how far runs differ is not known."
     return (
         f"How far runs differ: {len(moved)} times a detector was timed again under the same conditions, in another "
-        f"process; half of the medians moved by less than {statistics.median(moved):.1f} %, the one that moved most by "
-        f"{max(moved):.1f} %. Detectors that are nearer to each other than that are not ranked by these times."
+        f"process; in half of the pairs the longer median exceeds the shorter by {statistics.median(moved):.1f} % or "
+        f"less, in the worst by {max(moved):.1f} %. Detectors that are nearer to each other than that are not ranked by "
+        "these times."
     )
 
 

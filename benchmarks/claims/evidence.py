@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
 
-from benchmarks.again import moves
+from benchmarks.again import either_way, moves
 from benchmarks.claims.ledger import LedgerError, MissingTable
 from benchmarks.papers import FOLDER, Row, Table
 from benchmarks.results import Record
@@ -180,10 +180,10 @@ class Evidence:
 
     @cached_property
     def farthest_move(self) -> float:
-        """How many times its median in one run, or that how many times this, a detector took in another; 1 where none
-        was timed again."""
-        again = [ratio for one in self.of("latency") for ratio in moves(one.record)]
-        return max((max(ratio, 1 / ratio) for ratio in again), default=1.0)
+        """How many times the shorter of a detector's medians in two runs the longer was at most; 1 where none was timed
+        again."""
+        again = (ratio for one in self.of("latency") for ratio in moves(one.record))
+        return max(map(either_way, again), default=1.0)
 
     def beside(self, detectors: Iterable[str], test: str) -> Found | None:
         """Times of small detectors that were taken side by side."""

@@ -155,8 +155,8 @@ def test_how_far_runs_differ_is_told_where_detectors_were_timed_twice() -> None:
     ]
     told = section_of(*once[:1], *again).blocks[1]
     assert "3 times" in told
-    assert "less than 3.8 %" in told, "of 0, 3.8 and 25"
-    assert "most by 25.0 %" in told
+    assert "by 4.0 % or less" in told, "of 0, 4 and 25"
+    assert "the worst by 25.0 %" in told
 
 
 def test_earlier_runs_that_are_no_times_are_refused() -> None:
