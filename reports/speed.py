@@ -74,8 +74,8 @@ def _again(shelf: Shelf) -> str:
     return (
         f"How far runs differ: {len(moved)} times a detector was timed again under the same conditions, in another "
         f"process; in half of the pairs the longer median exceeds the shorter by {statistics.median(moved):.1f} % or "
-        f"less, in the worst by {max(moved):.1f} %. Detectors that are nearer to each other than that are not ranked by "
-        "these times."
+        f"less, in the worst by {max(moved):.1f} %. Detectors that are nearer to each other than that are not ranked "
+        "by these times."
     )
 
 
