@@ -12,12 +12,12 @@ Of many classes some differ by chance. A class is called better or worse by the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import false_discovery_control
 
 from benchmarks.metrics import Results, ScoreError, score_matches
 from benchmarks.metrics.bootstrap import PER_CLASS, TOTALS, Resampled, resample
@@ -25,7 +25,7 @@ from benchmarks.metrics.data import GroundTruth
 from benchmarks.metrics.intervals import interval
 from benchmarks.metrics.matching import match
 
-__all__ = ["Verdict", "compare", "images_to_decide", "verdict"]
+__all__ = ["Verdict", "adjusted", "compare", "images_to_decide", "verdict"]
 
 Verdict = Literal["better", "worse", "equivalent", "cannot tell"]
 
@@ -98,14 +98,25 @@ def _classes(
         rows[label] = _compared(pair[0], pair[1], draws, "AP", images, margin, level)
         rows[label]["p"] = _p_value(rows[label]["difference"], draws)
     known = [label for label, row in rows.items() if row["p"] is not None]
-    adjusted = false_discovery_control([rows[label]["p"] for label in known], method="bh") if known else []
-    for label, p_value in zip(known, adjusted, strict=True):
+    for label, p_value in zip(known, adjusted([rows[label]["p"] for label in known]), strict=True):
         row = rows[label]
         if p_value <= 1 - level:
             row["verdict"] = "better" if row["difference"] > 0 else "worse"
         elif row["verdict"] in ("better", "worse"):
             row["verdict"] = "cannot tell"
     return rows
+
+
+def adjusted(p_values: Sequence[float]) -> list[float]:
+    """For each p-value the smallest rate of false discoveries at which Benjamini and Hochberg's procedure rejects.
+
+    What `scipy.stats.false_discovery_control` gives, whose import would take a sixth of a comparison.
+    """
+    order = np.argsort(p_values)
+    rates = np.sort(p_values) * len(p_values) / np.arange(1, len(p_values) + 1)
+    answer = np.empty(len(p_values))
+    answer[order] = np.minimum.accumulate(rates[::-1])[::-1]
+    return answer.clip(max=1).tolist()
 
 
 def _compared(

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import false_discovery_control
 
 from benchmarks.compare import run_compare
 from benchmarks.metrics import ScoreError, comparison, load_detections, load_ground_truth, match, score
 from benchmarks.metrics.bootstrap import TOTALS, resample
-from benchmarks.metrics.comparison import compare, images_to_decide, verdict
+from benchmarks.metrics.comparison import adjusted, compare, images_to_decide, verdict
 from tests.benchmarks.test_intervals import generated
 
 
@@ -93,6 +94,14 @@ def test_classes_differ_by_benjamini_and_hochberg(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(comparison, "_p_value", lambda *_, left=left: next(left))
         found = [row["verdict"] == "better" for row in compare(read, *pair, draws=100)["per_class"].values()]
         assert found == ([True, False, False] if said is None else [said] * 3)
+
+
+@pytest.mark.parametrize(
+    "p_values", [[], [0.3], [0.2, 0.2, 0.01, 1.0], [0.0, 1.0, 0.5], np.random.default_rng(0).random(80) ** 3]
+)
+def test_adjusted_p_values(p_values: list[float]) -> None:
+    expected = false_discovery_control(p_values, method="bh") if len(p_values) else []
+    assert adjusted(p_values) == pytest.approx(list(expected), rel=1e-14, abs=0)
 
 
 def test_no_difference_is_seldom_called_one() -> None:
