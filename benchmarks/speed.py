@@ -168,17 +168,17 @@ def _medians(runs: Sequence[Run]) -> dict[str, float]:
 def print_speed(found: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
     """A row a set and side."""
     table = Table("images", "side")
-    for head in ("CPU s", "ratio", "MiB", "wall s"):
+    for head in ("CPU s", "ratio", "wall s", "ratio", "MiB"):
         table.add_column(head, justify="right")
     for one in found:
         for name, side in one["sides"].items():
-            against = "hotcoco compare" if name == "compare" else "pycocotools"
-            ratio = f"{one['sides'][against]['cpu'] / side['cpu']:.1f}" if "coco" not in name else ""
-            figures = (f"{side['cpu']:.2f}", ratio, f"{side['mib']:.0f}", f"{side['seconds']:.1f}")
-            table.add_row(f"{one['images']:,}", name, *figures)
+            against = one["sides"]["hotcoco compare" if name == "compare" else "pycocotools"]
+            of_time = [f"{against[key] / side[key]:.1f}" if "coco" not in name else "" for key in ("cpu", "seconds")]
+            times = (f"{side['cpu']:.2f}", of_time[0], f"{side['seconds']:.1f}", of_time[1])
+            table.add_row(f"{one['images']:,}", name, *times, f"{side['mib']:.0f}")
     console = console or Console()
     console.print(table)
-    console.print("Medians. Ratio: pycocotools' CPU time, for compare hotcoco's, in that of the row.")
+    console.print("Medians. Ratio: pycocotools' time, for compare hotcoco's, in that of the row.")
 
 
 def write_rival(detections: Path, out: Path, seed: int = 1) -> Path:
