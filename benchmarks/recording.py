@@ -139,7 +139,7 @@ def record_costs(folder: Path | None = None) -> list[Path]:
                 spec = CATALOG[row.network]
                 jobs.append(partial(cost_record, spec, table.classes, scale="other", overrides=row.overrides))
     for trained in read_records(COMMITTED):
-        if trained.kind == "training":
+        if trained.kind == "training" and not trained.variant:
             # As it was trained: the small size of the catalog may have moved on since.
             settings, spec = as_arguments(trained.overrides), CATALOG[trained.detector]
             jobs.append(partial(cost_record, spec, trained.num_classes, scale=trained.scale, overrides=settings))

@@ -110,12 +110,16 @@ def _check_that_it_may_ship(source: Path, training: Record) -> None:
     if source.stat().st_size > LIMIT:
         raise ValueError(f"{source}: {source.stat().st_size:,} bytes; checkpoints that ship have at most {LIMIT:,}")
     skipped = training.dataset.skipped if training.dataset else ()
-    if training.seed or training.learned_from or skipped:
-        part = f"{training.learned_from} images" if training.learned_from else f"all images but {len(skipped)}"
-        chance = f"seed {training.seed}" if training.seed else part
+    special = (
+        f"seed {training.seed}" if training.seed else "",
+        f"{training.learned_from} images" if training.learned_from else "",
+        f"all images but {len(skipped)}" if skipped else "",
+        training.changes,
+    )
+    if any(special):
         raise ValueError(
-            f"{source}: was trained with {chance}; what ships is the first training on all images. Give --records to "
-            f"keep its Records alone"
+            f"{source}: was trained with {', '.join(part for part in special if part)}; what ships is the first "
+            f"training on all images with the detector's own settings. Give --records to keep its Records alone"
         )
 
 

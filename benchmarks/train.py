@@ -110,9 +110,11 @@ def train(
     model = build(detector, len(dataset.class_names), small=small, **(overrides or {}))
     if model.trains_on_masks:
         dataset = dataset.with_masks()
+    own = dict(spec.small or {}) if small else {}
     recipe = spec.small_recipe if small else spec.recipe
-    if recipe is not None:
-        recipe = replace(benchmark.small_recipe(recipe) if small else recipe, **(recipe_changes or {}))
+    usual = benchmark.small_recipe(recipe) if small and recipe is not None else recipe
+    if usual is not None:
+        recipe = replace(usual, **(recipe_changes or {}))
     elif not hasattr(model, "fit"):
         raise TrainingError(f"{detector}: its paper's training is not part of the zoo; train the small size")
 
@@ -120,10 +122,11 @@ def train(
     plan = _Plan(
         detector,
         small,
-        overrides={**(spec.small or {} if small else {}), **(overrides or {})},
+        overrides={**own, **(overrides or {})},
         recipe=None if recipe is None else describe_recipe(recipe),
         seed=seed,
         images=images,
+        variant=as_json({**_differing(overrides, own), **_differing(recipe_changes, vars(usual) if usual else {})}),
         data=dataset_id(dataset),
         precision="bfloat16" if amp else "float32",
     )
@@ -160,6 +163,11 @@ def train(
     return path
 
 
+def _differing(given: Mapping[str, Any] | None, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given that is not what there would have been without it."""
+    return {key: value for key, value in (given or {}).items() if key not in usual or usual[key] != value}
+
+
 @dataclass(frozen=True)
 class _Plan:
     """What is learnt, from what and how: all that the weights depend on, but for the processes that share the work."""
@@ -170,6 +178,7 @@ class _Plan:
     recipe: dict[str, Any] | None
     seed: int
     images: int | None
+    variant: dict[str, Any]
     data: DatasetId
     precision: Precision
 
@@ -193,6 +202,8 @@ class _Plan:
         extra = {"seed": str(self.seed)}
         if self.images is not None:
             extra["images"] = str(self.images)
+        if self.variant:
+            extra["variant"] = json.dumps(self.variant)
         if self.data.skipped:
             extra["skipped"] = json.dumps(self.data.skipped)
         checkpoints.save(
@@ -221,6 +232,7 @@ class _Plan:
             hardware=hardware.stamp(str(place), torch.get_num_threads(), precision=precision),
             seed=self.seed,
             learned_from=self.images,
+            variant=self.variant,
             recipe=self.recipe,
             commit=commit(),
             versions=versions(),

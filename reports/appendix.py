@@ -164,14 +164,14 @@ def _random(figures: Mapping[str, Any]) -> str:
 
 def _trainings(shelf: Shelf) -> Grid:
     rows = []
-    for entry in shelf.of("training"):
+    for entry in (*shelf.of("training"), *shelf.of_variants("training")):
         record = entry.record
         seconds, steps = record.metrics.get("seconds"), record.metrics.get("steps")
         minutes = f"{seconds / 60:.1f}" if isinstance(seconds, int | float) else NOT_MEASURED
         batch = (record.recipe or {}).get("batch", "none")
         rows.append(
             (
-                record.detector,
+                literal(record.called),
                 record.scale,
                 entry.test,
                 entry.machine,

@@ -208,7 +208,8 @@ def _golden(shelf: Shelf, row: Row) -> Iterable[_Block]:
 
 def _results(shelf: Shelf, row: Row) -> Iterable[_Block]:
     notes = Notes()
-    found = [entry for entry in shelf.of("accuracy") if entry.record.detector == row.name]
+    tested = (*shelf.of("accuracy"), *shelf.of_variants("accuracy"))
+    found = [entry for entry in tested if entry.record.detector == row.name]
     rows = [
         (
             entry.test,
@@ -251,7 +252,7 @@ def _way(entry: Entry) -> str:
     record = entry.record
     parts = ["" if record.seed is None else f"seed {record.seed}"]
     parts.append("" if record.learned_from is None else f"{record.learned_from:,} images")
-    parts += [part or "" for part in (record.multi_scale, record.suppression, record.truth)]
+    parts += [part or "" for part in (record.changes, record.multi_scale, record.suppression, record.truth)]
     return literal(", ".join(part for part in parts if part)) or "as published"
 
 

@@ -171,8 +171,16 @@ class Shelf:
         self.entries = tuple(sorted(entries, key=lambda entry: (entry.own, entry.place)))
 
     def of(self, kind: str) -> Iterator[Entry]:
-        """The entries of one kind, of networks in the plain mode: other modes are other numbers."""
-        return (entry for entry in self.entries if entry.record.kind == kind and not entry.record.mode)
+        """The entries of one kind, of networks as they are: other modes and variants are other numbers."""
+        return (entry for entry in self._plain if entry.record.kind == kind and not entry.record.variant)
+
+    def of_variants(self, kind: str) -> Iterator[Entry]:
+        """The entries of one kind, of trainings that were given other settings than the detector's own."""
+        return (entry for entry in self._plain if entry.record.kind == kind and entry.record.variant)
+
+    @cached_property
+    def _plain(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in self.entries if not entry.record.mode)
 
     def in_modes(self) -> Iterator[Entry]:
         """The entries, of any kind, of networks in other modes."""

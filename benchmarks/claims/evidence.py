@@ -151,11 +151,14 @@ class Evidence:
         return steps * batch if isinstance(steps, int) and isinstance(batch, int) else None
 
     def arm(self, detector: str, test: str, suppression: str | None = None) -> dict[int, Found]:
-        """Accuracies of a small detector by seed of training, tested as it is or with another suppression."""
+        """Accuracies of a small detector by seed of training, tested as it is or with another suppression.
+
+        A variant goes by the name that `Record.called` gives it: `ssd300_vgg16 sampler=all`.
+        """
         arm: dict[int, Found] = {}
         for one in self.of("accuracy"):
             record = one.record
-            if (record.detector, record.scale, _test(record)) != (detector, "small", test) or record.truth:
+            if (record.called, record.scale, _test(record)) != (detector, "small", test) or record.truth:
                 continue
             if record.multi_scale or record.learned_from or record.suppression != suppression:
                 continue
@@ -167,14 +170,14 @@ class Evidence:
     def detectors(self, test: str) -> list[str]:
         """Small detectors that were tested."""
         small = (one.record for one in self.of("accuracy") if one.record.scale == "small")
-        return sorted({record.detector for record in small if _test(record) == test})
+        return sorted({record.called for record in small if _test(record) == test})
 
     def latency(self, detector: str, test: str) -> Found | None:
         """Times of a small detector on a machine that conforms to a profile."""
         for one in self.of("latency"):
             record = one.record
             conforms = record.hardware is not None and record.hardware.profile is not None
-            if conforms and (record.detector, record.scale, _test(record)) == (detector, "small", test):
+            if conforms and (record.called, record.scale, _test(record)) == (detector, "small", test):
                 return one
         return None
 
@@ -206,7 +209,7 @@ class Evidence:
             for one in self.of("claim")
             if one.record.protocol.get("claim") == claim
             and (data is None or _test(one.record) == data)
-            and (detector is None or one.record.detector == detector)
+            and (detector is None or one.record.called == detector)
         ]
 
 

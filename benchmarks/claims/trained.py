@@ -25,6 +25,16 @@ _DSSD = Pair(("dssd321_r101",), ("ssd300_vgg16",))
 _ALIGN = Pair(("faster_rcnn_vgg16_align",), ("faster_rcnn_vgg16",))
 _R3, _R2, _R1, _R0 = (f"refinedet320_vgg16{name}" for name in ("", "_unfiltered", "_one_step", "_no_tcb"))
 _FILTER, _STEPS, _BLOCKS = Pair((_R3,), (_R2,)), Pair((_R2,), (_R1,)), Pair((_R1,), (_R0,))
+_SSD, _RETINA, _REFINE = "ssd300_vgg16", "retinanet_r50_fpn", "refinedet320_vgg16"
+_HARD = Pair((_SSD,), (f"{_SSD} sampler=random",))
+# Where all negatives count the loss is another; the better of two learning rates stands for that side.
+_NOT_ALL = Pair((_SSD,), (f"{_SSD} sampler=all", f"{_SSD} lr=0.001 sampler=all"))
+_FOCAL = Pair((_RETINA,), (f"{_RETINA} alpha=0.5 gamma=0", f"{_RETINA} alpha=0.5 gamma=0 lr=0.001"))
+_ONE_LEVEL = {stride: Pair((_RETINA,), (f"{_RETINA} single={level}",)) for stride, level in ((16, 2), (8, 1))}
+_LARGER = {
+    "160 less 128 pixels": Pair((_REFINE,), (f"{_REFINE} size=128",)),
+    "192 less 160 pixels": Pair((f"{_REFINE} size=192",), (_REFINE,)),
+}
 _K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
 _K1, _K2, _K3 = (f"centernet511_hg52_{name}" for name in ("ccp", "cre", "cre_ctp"))
 _CHECK = Pair((_K2,), (_K0,))
@@ -71,6 +81,33 @@ RULES: tuple[Rule, ...] = (
     pair_rule("ohem-helps", Pair(("fast_rcnn_ohem_vgg16",), ("fast_rcnn_vgg16",)), _AP, "AP",
               f"Fast R-CNN that learns from hard regions, less one that samples: {_GAIN}",
               part="a witness of two stages: Fast R-CNN"),
+    pair_rule("ohem-helps", _HARD, _AP, "AP", f"the hardest less a random choice, three a positive: {_GAIN}",
+              part="hard less random"),
+    pair_rule("ohem-helps", _NOT_ALL, _AP, "AP", f"the hardest three a positive less all of them: {_GAIN}",
+              part="hard less all"),
+    pair_rule("focal-helps", _FOCAL, _AP, "AP",
+              f"focal loss less cross entropy of all anchors, with the same start: {_GAIN}"),
+    *(
+        rule
+        for stride, pair in _ONE_LEVEL.items()
+        for rule in (
+            pair_rule("pyramid-vs-single", pair, _AP, "AP",
+                      f"five levels less one of stride {stride} with the anchors of all: {_GAIN}",
+                      part=f"stride {stride}"),
+            pair_rule("pyramid-vs-single", pair, less("stats.AP_S", "stats.AP_M"), "AP_S - AP_M",
+                      "small objects gain as much as middle ones, or at most half a point less",
+                      part=f"stride {stride}, small over middle", limit=-0.5),
+        )
+    ),
+    *(
+        rule
+        for step, pair in _LARGER.items()
+        for rule in (
+            pair_rule("input-size", pair, _SMALL, "AP_S", _GAIN, part=f"{step}, small objects"),
+            pair_rule("input-size", pair, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL,
+                      part=f"{step}, small over large"),
+        )
+    ),
     pair_rule("weak-semantics", _DSSD, _SMALL, "AP_S", _GAIN, part="DSSD, small objects"),
     pair_rule("weak-semantics", _DSSD, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="DSSD, small over large"),
     pair_rule("weak-semantics", _BLOCKS, _SMALL, "AP_S", _GAIN, part="RefineDet's transfer blocks, small objects"),

@@ -33,6 +33,7 @@ class Subject:
         weights: The file.
         seed: Of its training, where the checkpoint tells.
         learned_from: As in Record.
+        variant: Likewise.
         origin: Year, paper and family, as far as they are known; left out, the catalog's.
         note: What a reader of its Records must know besides.
     """
@@ -45,6 +46,7 @@ class Subject:
     weights: Path
     seed: int | None = None
     learned_from: int | None = None
+    variant: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, Any] = field(default_factory=dict)
     note: str = ""
 
@@ -53,11 +55,12 @@ class Subject:
             object.__setattr__(self, "origin", CATALOG[self.name].origin)
 
     def as_recorded(self) -> dict[str, Any]:
-        """What a Record says of it: detector, scale, overrides, classes, weights."""
+        """What a Record says of it: detector, scale, overrides, variant, classes, weights."""
         return {
             "detector": self.name,
             "scale": self.scale,
             "overrides": as_json(self.overrides),
+            "variant": self.variant,
             "num_classes": self.model.num_classes,
             "weights": weights_id(self.weights),
         }
@@ -121,6 +124,7 @@ def _from_ours(name: str, weights: Path, given: dict[str, Any]) -> Subject:
         weights=weights,
         seed=int(meta.extra["seed"]) if "seed" in meta.extra else None,
         learned_from=int(meta.extra["images"]) if "images" in meta.extra else None,
+        variant=json.loads(meta.extra.get("variant", "{}")),
         note=f"trained without {lacking} images that could not be decoded" if lacking else "",
     )
 

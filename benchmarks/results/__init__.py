@@ -135,6 +135,8 @@ class Record(_Frozen):
         hardware: The machine; None for cost, which depends on none.
         seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
         learned_from: Images that the checkpoint learned from, where these are fewer than the training split has.
+        variant: Constructor arguments and fields of the Recipe that this training was given in place of the detector's
+            own at its size; an experiment, whose numbers are not the detector's.
         recipe: How it was trained (training only).
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.
@@ -161,6 +163,7 @@ class Record(_Frozen):
     hardware: Hardware | None = None
     seed: int | None = None
     learned_from: int | None = None
+    variant: dict[str, Any] = {}
     recipe: dict[str, Any] | None = None
     commit: str
     versions: dict[str, str]
@@ -201,6 +204,7 @@ class Record(_Frozen):
             classes += "".join(f".{key}-{value}" for key, value in sorted(self.overrides.items()))
         again = f"{self._checkpoint}.seed-{self.seed}" if self.seed else self._checkpoint
         again += f".of-{self.learned_from}" if self.learned_from else ""
+        again += "".join(f".{key}-{_in_a_name(value)}" for key, value in sorted(self.variant.items()))
         scales = f".{self.multi_scale}" if self.multi_scale else ""
         suppressed = f".{self.suppression}" if self.suppression else ""
         told = f".{self.truth}" if self.truth else ""
@@ -219,6 +223,16 @@ class Record(_Frozen):
             return ""
         stem = re.sub(r"[^a-z0-9.-]+", "-", Path(self.weights.file).stem.lower())
         return "" if stem == self.detector.replace("_", "-") else f".{stem}"
+
+    @property
+    def changes(self) -> str:
+        """What makes a variant, in words such as `lr=0.001 sampler=all`; empty for the detector as it is."""
+        return " ".join(f"{key}={value}" for key, value in sorted(self.variant.items()))
+
+    @property
+    def called(self) -> str:
+        """Catalog name, with the changes of a variant: what a claim calls one of its sides."""
+        return f"{self.detector} {self.changes}" if self.variant else self.detector
 
     @property
     def threads(self) -> str | None:
@@ -285,6 +299,10 @@ class Record(_Frozen):
             raise RecordError(f"{path}: {entry[:200]}: {reason[:300]}; delete the file and measure again") from error
         except ValueError as error:
             raise RecordError(f"{path}: is no JSON ({error}); delete the file and measure again") from error
+
+
+def _in_a_name(value: Any) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", str(value)).strip("-")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

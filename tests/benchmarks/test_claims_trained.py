@@ -12,6 +12,7 @@ from benchmarks.papers import read_tables
 from benchmarks.results import DatasetId, Record, Weights
 from tests.reports.samples import BCCD, SHAPES, metrics, record
 
+TEST = "shapes test"
 ALIGN, POOL = "faster_rcnn_vgg16_align", "faster_rcnn_vgg16"
 
 
@@ -21,7 +22,9 @@ def evidence(*records: Record) -> Evidence:
 
 def trained(detector: str, seed: int, steps: int = 3000, **changes: Any) -> tuple[Record, Record]:
     """A test and the training that it is of; `stats` and `fd` are replaced where given, in percent."""
-    own = Weights(file=f"{detector}.{seed}", sha256=f"{detector}-{seed}-{steps}".ljust(64, "0")[:64])
+    variant = changes.get("variant", {})
+    told = "-".join(map(str, (detector, seed, steps, *variant.values())))
+    own = Weights(file=f"{detector}.{seed}", sha256=told.ljust(64, "0")[:64])
     scores = metrics(0.4)
     for part in ("stats", "fd"):
         scores[part] |= {name: value / 100 for name, value in changes.get(part, {}).items()}
@@ -29,7 +32,7 @@ def trained(detector: str, seed: int, steps: int = 3000, **changes: Any) -> tupl
     extra = {key: value for key, value in changes.items() if key not in ("stats", "fd", "dataset")}
     test = record("accuracy", detector, seed=seed, weights=own, metrics=scores, dataset=dataset, **extra)
     facts = {"steps": steps, "seconds": 1.0}
-    return test, record("training", detector, seed=seed, weights=own, metrics=facts, dataset=dataset)
+    return test, record("training", detector, seed=seed, weights=own, metrics=facts, dataset=dataset, variant=variant)
 
 
 def side(detector: str, values: list[float], name: str = "AP75", **changes: Any) -> list[Record]:
@@ -140,6 +143,23 @@ def test_other_tests_of_the_same_weights_are_no_trainings() -> None:
         assert evidence(*side(POOL, [30, 31, 32], **changes)).arm(POOL, "shapes test") == {}
     found = evidence(*side(POOL, [30, 31, 32], **soft))
     assert len(found.arm(POOL, "shapes test", "soft_nms_linear")) == 3
+
+
+def test_a_variant_is_a_side_of_its_own() -> None:
+    """Hard mining against a random choice; of two learning rates without mining the better stands."""
+    ssd = "ssd300_vgg16"
+    hard = side(ssd, [40, 41, 42], "AP")
+    random = side(ssd, [35, 37, 36], "AP", variant={"sampler": "random"})
+    every = side(ssd, [30, 31, 32], "AP", variant={"sampler": "all"})
+    slower = side(ssd, [33, 34, 35], "AP", variant={"sampler": "all", "lr": 0.001})
+    found = evidence(*random, *every, *slower, *hard)
+    figures = [one.record.metrics["stats"]["AP"] for one in found.arm(ssd, TEST).values()]
+    assert figures == pytest.approx([0.40, 0.41, 0.42])
+    assert found.detectors(TEST) == [ssd, f"{ssd} lr=0.001 sampler=all", f"{ssd} sampler=all", f"{ssd} sampler=random"]
+    judged = verdict("ohem-helps", "hard less random", found)
+    assert judged.word == "holds"
+    assert "+5.0 points (+5.0 +4.0 +6.0 by seed)" in judged.figure
+    assert "(+7.0 +7.0 +7.0 by seed)" in verdict("ohem-helps", "hard less all", found).figure
 
 
 def times(detector: str, seconds: float, **stages: float) -> Record:

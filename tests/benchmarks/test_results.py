@@ -38,6 +38,9 @@ def test_a_new_run_replaces_the_old_and_no_other() -> None:
         record("accuracy", scale="paper").name,
         record("accuracy", learned_from=30).name,
         record("accuracy", learned_from=30, seed=1).name,
+        record("accuracy", variant={"size": 128}).name,
+        record("accuracy", variant={"size": 128}, seed=1).name,
+        record("accuracy", variant={"size": 192}).name,
         record("accuracy", "yolov3").name,
         record("latency").name,
         record("latency", hardware=results.Hardware(machine="m", device="cpu", profile=None, threads=1)).name,
@@ -46,8 +49,11 @@ def test_a_new_run_replaces_the_old_and_no_other() -> None:
         record("cost").name,
         record("cost", num_classes=3).name,
     }
-    assert len(names) == 11
+    assert len(names) == 14
     assert "latency.ssd300_vgg16.small.shapes-test.cpu.1-thread" in names
+    awkward = record("accuracy", variant={"sizes": [128, 160], "place": "a/b"})
+    assert awkward.name == "accuracy.ssd300_vgg16.small.shapes-test.place-a-b.sizes-128-160"
+    assert awkward.called == "ssd300_vgg16 place=a/b sizes=[128, 160]"
     assert record("accuracy", metrics={}, commit="other").name == record("accuracy").name
     first, second = (
         record("latency", hardware=results.Hardware(machine="m", device=device, profile=None, threads=1)).name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,9 @@ def test_only_a_first_whole_training_ships_and_others_leave_records(tmp_path, mo
     run, results, weights = tmp_path / "run", tmp_path / "results", tmp_path / "weights"
     monkeypatch.setattr(shipping, "WEIGHTS", weights)
     monkeypatch.setattr(shipping, "open_dataset", lambda name, split, root: open_dataset(name, split, root).first(2))
-    changes = {"steps": 1, "batch": 2}
-    train("yolov1", "shapes", out=run, images=3, recipe_changes=changes, threads=1, quiet=True)
+    spec = CATALOG["yolov1"]
+    monkeypatch.setitem(CATALOG, "yolov1", replace(spec, small_recipe=replace(spec.small_recipe, steps=1, batch=2)))
+    train("yolov1", "shapes", out=run, images=3, threads=1, quiet=True)
     with pytest.raises(ValueError, match="was trained with 3 images; what ships is the first"):
         ship(run, results=results)
     assert not results.exists()
@@ -84,10 +86,14 @@ def test_only_a_first_whole_training_ships_and_others_leave_records(tmp_path, mo
         "accuracy.yolov1.small.shapes-test.of-3.json",
         "training.yolov1.small.shapes-train.of-3.json",
     ]
-    train("yolov1", "shapes", out=tmp_path / "again", seed=1, recipe_changes=changes, threads=1, quiet=True)
-    with pytest.raises(ValueError, match="was trained with seed 1"):
+    other = {"overrides": {"coord": 4.0}, "recipe_changes": {"lr": 0.5, "steps": 1}}
+    train("yolov1", "shapes", out=tmp_path / "again", seed=1, threads=1, quiet=True, **other)
+    with pytest.raises(ValueError, match=r"was trained with seed 1, coord=4.0 lr=0.5; what ships is the first"):
         ship(tmp_path / "again", results=results)
-    train("yolov1", "shapes", out=tmp_path / "first", recipe_changes=changes, threads=1, quiet=True)
+    accuracy, _ = ship(tmp_path / "again", records_only=True, results=results)
+    assert accuracy.name == "accuracy.yolov1.small.shapes-test.seed-1.coord-4.0.lr-0.5.json"
+    assert Record.read(accuracy).called == "yolov1 coord=4.0 lr=0.5"
+    train("yolov1", "shapes", out=tmp_path / "first", threads=1, quiet=True)
     checkpoint, expectation, prints, matches, accuracy, _ = ship(tmp_path / "first", results=results)
     assert checkpoint == weights / "yolov1_small.shapes.safetensors"
     assert Expectation.model_validate_json(expectation.read_bytes()).sha256 == sha256(checkpoint)

@@ -273,11 +273,12 @@ def test_training_on_a_part_says_so_in_all_that_follows(tmp_path: Path) -> None:
     assert training.learned_from == 3
     assert training.dataset is not None
     assert training.dataset.images == 3
-    assert training.name == "training.yolov1.small.shapes-train.of-3"
+    assert training.name == "training.yolov1.small.shapes-train.of-3.batch-2.steps-1"
     subject = load_subject("yolov1", path, 8)
     assert subject.learned_from == 3
     record = evaluate(subject, open_dataset("shapes", "test").first(2), quiet=True)
-    assert record.name == "accuracy.yolov1.small.shapes-test.of-3"
+    assert record.name == "accuracy.yolov1.small.shapes-test.of-3.batch-2.steps-1"
+    assert record.variant == subject.variant == training.variant == {"batch": 2, "steps": 1}
     with pytest.raises(TrainingError, match="data = "):
         train(
             "yolov1", "shapes", out=tmp_path, images=4, recipe_changes={"steps": 1, "batch": 2}, threads=1, quiet=True

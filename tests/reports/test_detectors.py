@@ -105,6 +105,11 @@ def test_times_stand_on_the_page() -> None:
     assert re.search(r"\| shapes test \| small +\| cpu-2core +\| +2.00 \| +14.00 \| +- \| +4.00 \| +20.00 \|", page)
 
 
+def test_variants_stand_on_the_page_and_say_what_they_are() -> None:
+    page = pages(record("accuracy", seed=2, variant={"sampler": "all", "lr": 0.001}))["detectors/ssd300_vgg16.md"]
+    assert re.search(r"\| shapes test \| small +\| seed 2, lr=0.001 sampler=all +\| +45.0 \|", page)
+
+
 def blocks(page: str, kind: str) -> Sequence[str]:
     return [line for block in re.findall(rf"```{kind}\n(.*?)```", page, re.S) for line in block.splitlines()]
 

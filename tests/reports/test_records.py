@@ -143,6 +143,15 @@ def test_an_own_run_counts_when_it_differs_in_print() -> None:
     assert Shelf([worse]).accuracies == (worse,)
 
 
+@pytest.mark.parametrize("kind", ["accuracy", "latency", "training"])
+def test_variants_are_not_the_detector(kind: str) -> None:
+    plain, variant = entry(kind, seed=0), entry(kind, seed=0, variant={"sampler": "all"}, weights=weights("other"))
+    shelf = Shelf([variant, plain])
+    assert list(shelf.of(kind)) == [plain]
+    assert list(shelf.of_variants(kind)) == [variant]
+    assert shelf.accuracies == shelf.trainings == ((plain,) if kind == "accuracy" else ())
+
+
 def test_an_accuracy_without_data_set_is_refused() -> None:
     with pytest.raises(ReportError, match="dataset: is None"):
         _ = Shelf([entry("accuracy", dataset=None)]).accuracies

@@ -157,6 +157,27 @@ def test_anchors_lie_where_their_cells_do() -> None:
     assert anchors[4].tolist() == [[-32, -32, 96, 96], [32, -32, 160, 96]]
 
 
+def test_a_single_level_has_the_anchors_of_all() -> None:
+    pyramid, single = (build("retinanet_r50_fpn", 8, small=True, **way) for way in ({}, {"single": 2}))
+    batch = pyramid.preprocess([torch.zeros(3, 160, 160)])
+    with torch.no_grad():
+        of_levels, alone = pyramid.network(batch).anchors, single.network(batch).anchors
+    assert [len(rows) for rows in alone] == [10 * 10 * 15]
+    assert single.num_boxes((160, 160)) == 10 * 10 * 15
+    wanted = sorted(tuple(row) for rows in of_levels for row in sides(rows).unique(dim=0).tolist())
+    cell = alone[0].view(10, 10, 15, 4)[3, 7]
+    assert sorted(map(tuple, sides(cell).tolist())) == sorted(set(wanted))
+    torch.testing.assert_close((cell[:, 2:] + cell[:, :2]) / 2, torch.tensor([[7.5 * 16, 3.5 * 16]]).expand(15, 2))
+
+
+def sides(boxes: torch.Tensor) -> torch.Tensor:
+    return (boxes[:, 2:] - boxes[:, :2]).round(decimals=2)
+
+
+def test_a_single_level_overfits() -> None:
+    assert_overfits(build("retinanet_r50_fpn", 2, small=True, single=1), steps=60)
+
+
 # Losses.
 
 GOLDEN_FOCAL = [

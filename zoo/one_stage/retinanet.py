@@ -143,6 +143,7 @@ class RetinaNet(Detector):
         norm_eps: float = 1e-5,
         width: int = 256,
         extras: int = 2,
+        single: int | None = None,
         p6_from: Literal["C5", "P5"] = "C5",
         head_depth: int = 4,
         head_std: float = 0.01,
@@ -176,6 +177,8 @@ class RetinaNet(Detector):
             norm_eps: Of the frozen one.
             width: Channels of the pyramid and of both heads.
             extras: Levels beyond the backbone's coarsest map.
+            single: The one level, 0 the finest, that finds objects of all sizes, with the anchors of all levels: what
+                the pyramid is worth is seen against it. None, as in the paper: each level finds those of its size.
             p6_from: Whether the first of them is made from the backbone's map or from the pyramid's (footnote 2).
             head_depth: Convolutions of each head before its last.
             head_std: Of the Gaussian that fills the heads.
@@ -205,11 +208,17 @@ class RetinaNet(Detector):
         fpn = FPN(channels, width, _CoarserLevels(channels[-1] if p6_from == "C5" else width, width, extras, p6_from))
         self.backbone = _Pyramid(body, fpn)
         self.strides = (*strides, *(strides[-1] * 2 ** (i + 1) for i in range(extras)))
-        for level, stride in enumerate(self.strides):
+        shapes = []
+        for stride in self.strides:
             sides = [base * stride * 2 ** (octave / scales) for octave in range(scales)]
             sides = [float(int(side)) for side in sides] if whole_pixels else sides
-            self.register_buffer(f"shapes{level}", pyramid_shapes(sides, ratios, rounded=whole_pixels), False)
-        anchors = scales * len(ratios)
+            shapes.append(pyramid_shapes(sides, ratios, rounded=whole_pixels))
+        self.single = single
+        if single is not None:
+            self.strides, shapes = (self.strides[single],), [torch.cat(shapes)]
+        for level, of_level in enumerate(shapes):
+            self.register_buffer(f"shapes{level}", of_level, False)
+        anchors = len(shapes[0])
         self.hidden = int(background)
         logits = anchors * (num_classes + self.hidden)
         self.tower = partial(DenseHead, width=width, depth=head_depth, std=head_std)
@@ -234,7 +243,8 @@ class RetinaNet(Detector):
 
     def network(self, batch: Batch, targets: list[Target] | None = None) -> RetinaNetOutputs:
         """Logits and offsets of all anchors."""
-        return self.heads(self.backbone(batch.pixels), batch)
+        maps = self.backbone(batch.pixels)
+        return self.heads(maps if self.single is None else [maps[self.single]], batch)
 
     def heads(self, maps: list[Tensor], batch: Batch) -> RetinaNetOutputs:
         """What both heads say of the pyramid's levels."""
