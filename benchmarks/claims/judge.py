@@ -8,6 +8,7 @@ from dataclasses import replace
 from benchmarks.claims import (
     architecture,
     geometry,
+    photographed,
     printed,
     printed_keypoints,
     printed_slides,
@@ -32,6 +33,7 @@ RULES: tuple[Rule, ...] = (
     *trained.RULES,
     *timed.RULES,
     *sweeps.RULES,
+    *photographed.RULES,
 )
 
 

@@ -14,15 +14,26 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks import hardware
 from benchmarks.claims.ledger import LedgerError, read_claims
-from benchmarks.claims.measure import boxes, convolutions, counts, evaluators, keypoints, networks, operators, published
+from benchmarks.claims.measure import (
+    boxes,
+    convolutions,
+    counts,
+    evaluators,
+    keypoints,
+    networks,
+    operators,
+    photographs,
+    published,
+)
 from benchmarks.datasets import Dataset, DatasetError, open_dataset
 from benchmarks.evaluate import Subject, load_subject
 from benchmarks.provenance import commit, dataset_id, versions
-from benchmarks.results import COMMITTED, DatasetId, Record
+from benchmarks.results import COMMITTED, DatasetId, Hardware, Record
 from zoo import checkpoints
 
-__all__ = ["BOXES", "EXACT", "SWEEPS", "measure"]
+__all__ = ["BOXES", "EXACT", "PHOTOGRAPHS", "SWEEPS", "measure"]
 
 EXACT: dict[str, Callable[[], dict[str, Any]]] = {
     "roialign-shift": operators.pooled_ramp,
@@ -94,6 +105,15 @@ _PUBLISHED = ("input-size", "yolo-fastest-1.1-xl")
 """Claim, and the published network that is run at several inputs."""
 
 
+PHOTOGRAPHS: dict[str, Callable[[Dataset, int], dict[str, Any]]] = {
+    "cascade-front": photographs.cascade_work,
+    "ss-2000": photographs.region_proposals,
+}
+"""By claim, what is counted and timed on the photographs of a VOC split, on one core."""
+
+_TAKEN = ("voc", "2012_test")
+
+
 @dataclass(frozen=True)
 class _Job:
     """One Record to be written: its name, the folder, and how."""
@@ -120,8 +140,8 @@ def measure(
         extra: Further checkpoints of the small detectors, such as of other seeds.
         images: Of each split that trained detectors see, the first ones.
         anew: Measure also what is there.
-        data_root: Where COCO's photographs lie, as for `open_dataset`.
-        out: Where Records go; by default the committed ones that depend on no machine.
+        data_root: Where COCO's or VOC's photographs lie, as for `open_dataset`.
+        out: Where Records go; by default the committed ones, of times those of this machine.
 
     Returns:
         The Records written.
@@ -129,7 +149,7 @@ def measure(
     Raises:
         LedgerError: A claim is unknown, nothing is measured for it, or there are no images to see.
     """
-    known = {*EXACT, *BOXES, *(sweep.claim for sweep in SWEEPS), _PUBLISHED[0]}
+    known = {*EXACT, *BOXES, *(sweep.claim for sweep in SWEEPS), *PHOTOGRAPHS, _PUBLISHED[0]}
     for claim in claims:
         if claim not in {one.id for one in read_claims().claims}:
             raise LedgerError(f"there is no claim {claim}; benchmarks/claims/claims.toml lists them")
@@ -177,6 +197,12 @@ def _jobs(
                     title = f"{sweep.claim}, {path.name}, shapes {split}"
                     yield _Job(title, anywhere, partial(_swept, sweep, subject, split, images), name)
 
+    for claim, look in PHOTOGRAPHS.items():
+        if not claims or claim in claims:
+            where = hardware.stamp("cpu", 1)
+            there = Record(**_base(claim), detector="none", num_classes=0, dataset=_named(*_TAKEN)).name
+            make = partial(_photographed, claim, look, images, data_root, where)
+            yield _Job(f"{claim}, {' '.join(_TAKEN)}", out or COMMITTED / where.machine, make, there)
     claim, name = _PUBLISHED
     if not claims or claim in claims:
         there = Record(**_base(claim), detector=name, num_classes=80, dataset=_named("coco", "val2017")).name
@@ -235,6 +261,21 @@ def _published(data_root: Path | None) -> Record | None:
         return None
     about = {**_about(claim, subject), "scale": "paper", "overrides": {}}
     return Record(**about, dataset=dataset_id(dataset), metrics=published.input_sizes(subject, dataset))
+
+
+def _photographed(
+    claim: str,
+    look: Callable[[Dataset, int], dict[str, Any]],
+    images: int,
+    data_root: Path | None,
+    where: Hardware,
+) -> Record | None:
+    try:
+        dataset = open_dataset(*_TAKEN, data_root)
+    except DatasetError:
+        return None
+    about = {**_base(claim), "detector": "none", "num_classes": 0, "hardware": where}
+    return Record(**about, dataset=dataset_id(dataset), metrics=look(dataset, images))
 
 
 def _swept(sweep: Sweep, subject: Subject, split: str, images: int) -> Record:
