@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,16 @@ def verdict(claim: str, part: str, metrics: dict[str, Any] | None = None) -> Ver
     return rule.judge(read_claims()[claim], Evidence((), ((f"m/{one.name}.json", one) for one in made)))
 
 
+@pytest.fixture
+def few_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photographs, "opencv_cascade", partial(opencv_cascade, scale_step=2.0))
+
+
+@pytest.mark.usefixtures("few_scales")
 def test_work_of_a_cascade_against_stages_on_all_windows() -> None:
     """Whoever is left meets a stage's features: the tensor path, stage after stage, over every window."""
     image = open_dataset("shapes")[0][0]
-    detector = opencv_cascade(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml")
+    detector = opencv_cascade(Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml", scale_step=2.0)
     cascades: Any = detector.cascades
     windows = met = after_two = after_all = 0
     for level in detector.pyramid.levels(image, cascades.windows):
@@ -58,6 +65,7 @@ def test_work_of_a_cascade_against_stages_on_all_windows() -> None:
     assert found["decided_otherwise_by_all_stages"] == 0
 
 
+@pytest.mark.usefixtures("few_scales")
 def test_a_window_that_leaves_too_early_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = photographs.Cascades.judge
 
@@ -66,7 +74,6 @@ def test_a_window_that_leaves_too_early_is_seen(monkeypatch: pytest.MonkeyPatch)
         return torch.where(passed == 0, len(self.stages(0)), passed), margins
 
     monkeypatch.setattr(photographs.Cascades, "judge", lenient)
-    monkeypatch.setattr(photographs, "_EVERY_STAGE", 20)
     assert photographs.cascade_work(open_dataset("shapes"), 1)["decided_otherwise_by_all_stages"] > 0
 
 
