@@ -150,8 +150,11 @@ class Evidence:
         steps, batch = training.record.metrics.get("steps"), (training.record.recipe or {}).get("batch")
         return steps * batch if isinstance(steps, int) and isinstance(batch, int) else None
 
-    def arm(self, detector: str, test: str, suppression: str | None = None) -> dict[int, Found]:
-        """Accuracies of a small detector by seed of training, tested as it is or with another suppression.
+    def arm(
+        self, detector: str, test: str, suppression: str | None = None, images: int | None = None
+    ) -> dict[int, Found]:
+        """Accuracies of a small detector by seed of training, tested as it is or with another suppression; `images`
+        is of those that it learned from, None for all.
 
         A variant goes by the name that `Record.called` gives it: `ssd300_vgg16 sampler=all`.
         """
@@ -160,7 +163,7 @@ class Evidence:
             record = one.record
             if (record.called, record.scale, _test(record)) != (detector, "small", test) or record.truth:
                 continue
-            if record.multi_scale or record.learned_from or record.suppression != suppression:
+            if record.multi_scale or (record.learned_from, record.suppression) != (images, suppression):
                 continue
             seed = self.seed(one)
             if seed is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.claims.evidence import Arm, Evidence, Quantity, points
 from benchmarks.claims.ledger import Claim, Rule, Verdict
@@ -22,12 +22,14 @@ class Pair:
         second: Likewise.
         test: Data set and split.
         suppression: Of the first side; None for its own way, as the second side always has.
+        images: That both sides learned from; None for all of the training split.
     """
 
     first: tuple[str, ...]
     second: tuple[str, ...]
     test: str = "shapes test"
     suppression: str | None = None
+    images: int | None = None
 
 
 def less(more: str, fewer: str) -> Quantity:
@@ -63,14 +65,30 @@ def pair_rule(
     limit: float = 0.0,
     matters: float | None = None,
     equal_within: float | None = None,
+    same_steps: bool = True,
 ) -> Rule:
-    """The rule that `quantity` of the first side exceeds that of the second, seed by seed; `matters` as there."""
+    """The rule that `quantity` of the first side exceeds that of the second, seed by seed.
+
+    Args:
+        claim: Id.
+        pair: The sides.
+        quantity: Of a Record.
+        name: Its name.
+        words: The rule.
+        part: Of the claim.
+        limit: See `judge_values`, as for `matters` and `equal_within`.
+        matters: Likewise.
+        equal_within: Likewise.
+        same_steps: Whether both sides must have seen as many images, those that came again counted each time. What
+            learns without steps never has.
+    """
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        first, second = _best(found, pair.first, pair), _best(found, pair.second, Pair((), (), pair.test))
+        first, second = _best(found, pair.first, pair), _best(found, pair.second, replace(pair, suppression=None))
         lacking = [" or ".join(names) for names, side in ((pair.first, first), (pair.second, second)) if side is None]
         if first is None or second is None:
             how = f", suppressed by {pair.suppression}" if pair.suppression else ""
+            how += f", from {pair.images} images" if pair.images else ""
             return Verdict(
                 "cannot tell", wanted=f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)} on {pair.test}{how}"
             )
@@ -81,7 +99,7 @@ def pair_rule(
             return Verdict(
                 "cannot tell", wanted=f"a seed that {first[0]} and {second[0]} have in common on {pair.test}"
             )
-        unalike = _unalike(found, first, second)
+        unalike = _unalike(found, first, second) if same_steps else None
         verdict = judge_values(
             values, f"{name}, {sides}", limit=limit, matters=matters, equal_within=equal_within, rests_on=places
         )
@@ -162,7 +180,7 @@ _Side = tuple[str, Arm]
 
 
 def _best(found: Evidence, names: Sequence[str], pair: Pair) -> _Side | None:
-    arms = {name: found.arm(name, pair.test, pair.suppression) for name in names}
+    arms = {name: found.arm(name, pair.test, pair.suppression, pair.images) for name in names}
     known = {name: arm for name, arm in arms.items() if arm}
     if not known:
         return None

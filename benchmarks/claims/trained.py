@@ -35,6 +35,7 @@ _LARGER = {
     "160 less 128 pixels": Pair((_REFINE,), (f"{_REFINE} size=128",)),
     "192 less 160 pixels": Pair((f"{_REFINE} size=192",), (_REFINE,)),
 }
+_LITTLE, _MUCH = Pair(("hog_svm",), (_SSD,), images=10), Pair((_SSD,), ("hog_svm",))
 _K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
 _K1, _K2, _K3 = (f"centernet511_hg52_{name}" for name in ("ccp", "cre", "cre_ctp"))
 _CHECK = Pair((_K2,), (_K0,))
@@ -159,6 +160,10 @@ RULES: tuple[Rule, ...] = (
               equal_within=1.0),
     pair_rule("ccp-interaction", Pair((_K4,), (_K3,)), _LARGE, "AP_L", _GAIN, part="with the check"),
     pair_rule("ar-improves", _CHECK, points("stats.AR100"), "AR100", _GAIN),
+    pair_rule("data-curves", _LITTLE, _AP, "AP", "from 10 images hand-made features learn more", part="10 images",
+              same_steps=False),
+    pair_rule("data-curves", _MUCH, _AP, "AP", "from all 2,000 images a network learns more", part="2,000 images",
+              same_steps=False),
     Rule("fd-arithmetic", "S", "FD50 + AP50 = 100 to 1e-6 and FD5 <= FD <= FD50 in every Record of ours",
          _everywhere(_sums_to_one, "FD50", "AP50", "FD5", "FD")),
     Rule("coco-average", "S", "AP50 >= AP and AR1 <= AR10 <= AR100 in every Record of ours",

@@ -162,6 +162,17 @@ def test_a_variant_is_a_side_of_its_own() -> None:
     assert "(+7.0 +7.0 +7.0 by seed)" in verdict("ohem-helps", "hard less all", found).figure
 
 
+def test_what_learned_from_few_images_is_compared_with_its_like() -> None:
+    hog, ssd = "hog_svm", "ssd300_vgg16"
+    few = [*side(hog, [12, 13, 12.5], "AP", learned_from=10), *side(ssd, [5, 6, 7], "AP", learned_from=10, steps=9)]
+    every = [*side(hog, [18, 19, 18.5], "AP", steps=0), *side(ssd, [36, 35, 37], "AP")]
+    found = evidence(*few, *every)
+    little, much = (verdict("data-curves", part, found) for part in ("10 images", "2,000 images"))
+    assert (little.word, much.word) == ("holds", "holds"), "whoever learns without steps has seen no images twice"
+    assert "hog_svm less ssd300_vgg16: +6.5 points (+7.0 +7.0 +5.5 by seed)" in little.figure
+    assert "from 10 images" in verdict("data-curves", "10 images", evidence(*every)).wanted
+
+
 def times(detector: str, seconds: float, **stages: float) -> Record:
     base = [0.9, 0.95, 1.0, 1.0, 1.05, 1.1, 0.97, 1.02, 1.01, 0.99]
     samples = {name: [by * scale for scale in base] for name, by in {"end_to_end": seconds, **stages}.items()}
