@@ -12,6 +12,7 @@ from benchmarks.manifest import SEALED
 from benchmarks.papers import TableError, read_tables
 from benchmarks.results import COMMITTED, RecordError, write_atomically
 from benchmarks.stopping import stoppable
+from reports.claims import judged
 from reports.exports import FORMATS, Form, export
 from reports.records import ReportError, Shelf, read_entries
 from reports.render import render, sections_of
@@ -77,7 +78,8 @@ def _check(folder: Path) -> int:
 
 
 def _export(own: list[Path], form: Form, out: Path) -> int:
-    sections = sections_of(Shelf(read_entries(COMMITTED, own)), read_tables())
+    shelf, tables = Shelf(read_entries(COMMITTED, own)), read_tables()
+    sections = sections_of(shelf, tables, judged(shelf, tables))
     print(f"{len(export(sections, form, out))} files in {out}")
     return 0
 

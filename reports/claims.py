@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from benchmarks.claims import Evidence, LedgerError, Ruling, judge, read_claims
 from benchmarks.claims.control import Control, control
-from benchmarks.claims.ledger import LEVELS, Claims, Level, Verdict
+from benchmarks.claims.ledger import LEVELS, Claim, Claims, Level, Verdict
 from benchmarks.claims.verdicts import WORDS
 from benchmarks.papers import Table
 from reports.records import ReportError, Shelf
 from reports.sections import Grid, Header, Section, literal
 
-__all__ = ["ledger"]
+__all__ = ["Judged", "judged", "ledger", "overview"]
+
+_TITLE = "What the papers claim, and what became of it"
 
 _LEVELS = {
     "P": "print: additions and comparisons of what the documents print",
@@ -41,8 +44,16 @@ _ABOUT = (
 )
 
 
-def ledger(shelf: Shelf, tables: Sequence[Table]) -> list[Section]:
-    """The whole page.
+class Judged(NamedTuple):
+    """Every claim, with what it was judged by."""
+
+    found: Evidence
+    claims: Claims
+    rulings: Sequence[Ruling]
+
+
+def judged(shelf: Shelf, tables: Sequence[Table]) -> Judged:
+    """All claims judged by all Records and tables.
 
     Raises:
         ReportError: A table or a Record that a claim rests on cannot be used.
@@ -50,13 +61,52 @@ def ledger(shelf: Shelf, tables: Sequence[Table]) -> list[Section]:
     found = Evidence(tables, ((entry.place, entry.record) for entry in shelf.entries))
     try:
         claims = read_claims()
-        rulings = judge(found, claims)
+        return Judged(found, claims, judge(found, claims))
     except LedgerError as error:
         raise ReportError(str(error)) from error
-    blocks = (*_ABOUT, tuple(f"**{level}**, {text}" for level, text in _LEVELS.items()), _counts(rulings))
-    top = Section("What the papers claim, and what became of it", "claims", blocks, level=1)
-    chapters = [_chapter(claims, letter, rulings) for letter in sorted(claims.chapters)]
-    return [top, _chance(control(found)), *chapters]
+
+
+def ledger(of: Judged) -> list[Section]:
+    """The whole page."""
+    blocks = (*_ABOUT, _levels(), _counts(of.rulings))
+    top = Section(_TITLE, "claims", blocks, level=1)
+    chapters = [_chapter(of.claims, letter, of.rulings) for letter in sorted(of.claims.chapters)]
+    return [top, _chance(control(of.found)), *chapters]
+
+
+def overview(of: Judged) -> Section:
+    """A line a claim, for the page of everything."""
+    text = (
+        "A line each; [claims.md](claims.md) has rules, figures, intervals, the Records that they rest on, and what "
+        "would decide the open ones. Behind the letter of a level stand its verdicts, with their number where a claim "
+        "has several parts."
+    )
+    rows = []
+    for claim in of.claims.claims:
+        own = [ruling for ruling in of.rulings if ruling.claim.id == claim.id]
+        by_level = {level: [one.verdict for one in own if one.level == level] for level in LEVELS}
+        summed = "; ".join(f"**{level}** {_summed(verdicts)}" for level, verdicts in by_level.items() if verdicts)
+        rows.append((_named(claim), summed, _said(claim)))
+    heads = tuple(Header(title, text=True) for title in ("claim", "verdicts", "in our words"))
+    return Section(_TITLE, "claims", (text, _levels(), _counts(of.rulings), Grid(heads, tuple(rows))))
+
+
+def _levels() -> tuple[str, ...]:
+    return tuple(f"**{level}**, {text}" for level, text in _LEVELS.items())
+
+
+def _summed(verdicts: Sequence[Verdict]) -> str:
+    """The verdicts of one level, the most frequent first."""
+    words = Counter(_word(verdict) for verdict in verdicts)
+    return ", ".join(f"{word} ({count})" if count > 1 else word for word, count in words.most_common())
+
+
+def _named(claim: Claim) -> str:
+    return f"`{claim.id}`{' ★' if claim.first else ''}"
+
+
+def _said(claim: Claim) -> str:
+    return f"{literal(claim.says)} ({literal(claim.source)})"
 
 
 def _counts(rulings: Sequence[Ruling]) -> Grid:
@@ -94,14 +144,12 @@ def _chapter(claims: Claims, letter: str, rulings: Sequence[Ruling]) -> Section:
         if one.claim.chapter != letter:
             continue
         verdict = one.verdict
-        name = f"`{one.claim.id}`{' ★' if one.claim.first else ''}: {literal(one.claim.says)}"
-        name += f" ({literal(one.claim.source)})"
         rows.append(
             (
-                name if one.claim.id != last else "〃",
+                f"{_named(one.claim)}: {_said(one.claim)}" if one.claim.id != last else "〃",
                 one.level,
                 literal(": ".join(text for text in (one.part, one.words) if text)) or "no rule yet",
-                _word(verdict, one.level),
+                _marked(verdict, one.level),
                 literal(verdict.figure) + _interval(verdict),
                 " ".join(_link(place, number) for number, place in enumerate(dict.fromkeys(verdict.rests_on), 1)),
                 literal(verdict.wanted),
@@ -114,13 +162,16 @@ def _chapter(claims: Claims, letter: str, rulings: Sequence[Ruling]) -> Section:
     return Section(title, f"claims-{letter.lower()}", (grid,))
 
 
-def _word(verdict: Verdict, level: Level) -> str:
-    word = f"equal within {verdict.within}" if verdict.word == "equal" else str(verdict.word)
-    if level == "S":
-        word = word.replace("holds", "holds here")
+def _marked(verdict: Verdict, level: Level) -> str:
+    word = _word(verdict)
+    word = f"**{word.replace('holds', 'holds here') if level == 'S' else word}**"
     if verdict.survives is None or verdict.word not in ("holds", "holds, but too small to matter"):
-        return f"**{word}**"
-    return f"**{word}** {'✓' if verdict.survives else '✗'}"
+        return word
+    return f"{word} {'✓' if verdict.survives else '✗'}"
+
+
+def _word(verdict: Verdict) -> str:
+    return f"equal within {verdict.within}" if verdict.word == "equal" else str(verdict.word)
 
 
 def _interval(verdict: Verdict) -> str:

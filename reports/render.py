@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from benchmarks.papers import DASH, Table
 from reports.amount import amounts
 from reports.appendix import appendix
-from reports.claims import ledger
+from reports.claims import Judged, judged, ledger, overview
 from reports.detectors import detector_pages
 from reports.ideas import ideas, read_ideas
 from reports.papers import paper_section, printed_figures
@@ -31,11 +31,13 @@ __all__ = ["breakable", "plain", "render", "sections_of"]
 
 _INLINE = re.compile(
     r"\\(?P<literal>[\\`*<])|\[`(?P<page>[^`]+)`\]\(detectors/(?P=page)\.md\)|`(?P<code>[^`]+)`"
+    r"|\[(?P<beside>[a-z]+\.md)\]\((?P=beside)\)"
     r"|\*\*(?P<strong>[^*]+)\*\*|\*(?P<em>[^*]+)\*|(?P<a>https://[^\s,)]+)"
 )
 _ELEMENTS = {
     "literal": Markup("{0}"),
     "page": Markup('<a href="detectors/{0}.md"><code>{0}</code></a>'),
+    "beside": Markup('<a href="{0}">{0}</a>'),
     "code": Markup("<code>{0}</code>"),
     "strong": Markup("<strong>{0}</strong>"),
     "em": Markup("<em>{0}</em>"),
@@ -50,15 +52,16 @@ def render(entries: Sequence[Entry], tables: Sequence[Table]) -> dict[str, str]:
         ReportError: A Record holds what no page can show.
     """
     shelf = Shelf(entries)
-    sections = sections_of(shelf, tables)
+    claims = judged(shelf, tables)
+    sections = sections_of(shelf, tables, claims)
     # Pictures stand behind the first tables of the HTML page.
     shown = [*sections[:2], *pictures(shelf), *sections[2:]]
     pages = {name: _markdown(found) for name, found in detector_pages(shelf).items()}
-    pages["claims.md"] = _markdown(ledger(shelf, tables))
+    pages["claims.md"] = _markdown(ledger(claims))
     return {"tables.md": _markdown(sections), "index.html": _html(shown, _facts(shelf, tables)), **pages}
 
 
-def sections_of(shelf: Shelf, tables: Sequence[Table]) -> list[Section]:
+def sections_of(shelf: Shelf, tables: Sequence[Table], claims: Judged) -> list[Section]:
     """Everything that stands on `tables.md`, in order."""
     return [
         front(shelf),
@@ -67,6 +70,7 @@ def sections_of(shelf: Shelf, tables: Sequence[Table]) -> list[Section]:
         *repeated(shelf),
         *ideas(shelf, read_ideas()),
         *amounts(shelf),
+        overview(claims),
         checkpoints(shelf, printed_figures(tables)),
         *(paper_section(shelf, table) for table in tables),
         speeds(shelf, tables),

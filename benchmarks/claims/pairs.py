@@ -18,7 +18,7 @@ class Pair:
     """Two sides of a comparison.
 
     Attributes:
-        first: Catalog names; the one that is most accurate on average stands for them.
+        first: Catalog names; of those with seeds enough the one that is most accurate on average stands for them.
         second: Likewise.
         test: Data set and split.
         suppression: Of the first side; None for its own way, as the second side always has.
@@ -185,7 +185,13 @@ def _best(found: Evidence, names: Sequence[str], pair: Pair) -> _Side | None:
     if not known:
         return None
     ap = points("stats.AP")
-    best = max(known, key=lambda name: statistics.fmean(ap(one.record) or 0.0 for one in known[name].values()))
+
+    def rank(name: str) -> tuple[int, float]:
+        # A lucky training must not stand for a side of which another design has seeds enough to judge by.
+        arm = known[name]
+        return min(len(arm), LEAST_SEEDS), statistics.fmean(ap(one.record) or 0.0 for one in arm.values())
+
+    best = max(known, key=rank)
     return best, known[best]
 
 

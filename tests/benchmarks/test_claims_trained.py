@@ -119,6 +119,10 @@ def test_the_best_of_several_stands_for_them() -> None:
     assert found.word == "holds"
     assert "faster_rcnn_r50_fpn less ssd300_vgg16: +10.0" in found.figure
     assert verdict("two-stage-accuracy", "AP, bccd test", evidence(*records)).word == "cannot tell"
+    lucky = [*records, *side("faster_rcnn_vgg16_align", [90], "AP")]
+    assert verdict("two-stage-accuracy", "AP, shapes test", evidence(*lucky)).word == "holds", (
+        "one seed stands for none"
+    )
     here = [
         *side("faster_rcnn_vgg16", [50, 50, 50], "AP", dataset=BCCD),
         *side("ssd300_vgg16", [60, 61, 62], "AP", dataset=BCCD),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from benchmarks.claims.evidence import Evidence
 from benchmarks.papers import FOLDER, read_table, read_tables
 from benchmarks.results import COMMITTED
 from reports import claims
-from reports.claims import ledger
+from reports.claims import judged, ledger, overview
 from reports.records import Entry, ReportError, Shelf, read_entries
 from reports.sections import Grid, Section
 from tests.reports.samples import collection
@@ -29,7 +30,7 @@ def grids(sections: list[Section]) -> list[Grid]:
 
 
 def test_every_claim_stands_in_its_chapter() -> None:
-    sections = ledger(shelf(), TABLES)
+    sections = ledger(judged(shelf(), TABLES))
     chapters = {section.title[0]: section for section in sections[2:]}
     for claim in read_claims().claims:
         (grid,) = grids([chapters[claim.chapter]])
@@ -37,7 +38,7 @@ def test_every_claim_stands_in_its_chapter() -> None:
 
 
 def test_counts_are_those_of_the_lines() -> None:
-    top, _, *chapters = ledger(shelf(), TABLES)
+    top, _, *chapters = ledger(judged(shelf(), TABLES))
     (counts,) = grids([top])
     lines = [row for grid in grids(chapters) for row in grid.rows]
     words = {row[0]: row[1:] for row in counts.rows}
@@ -50,14 +51,29 @@ def test_counts_are_those_of_the_lines() -> None:
     assert words["**lines**"][-1] == str(len(lines))
 
 
+def test_the_overview_counts_each_claims_lines() -> None:
+    found = judged(shelf(), TABLES)
+    counts, each = grids([overview(found)])
+    assert (counts,) == tuple(grids(ledger(found)[:1]))
+    assert [row[0].split("`")[1] for row in each.rows] == [claim.id for claim in read_claims().claims]
+    for row in each.rows:
+        levels = Counter(one.level for one in found.rulings if f"`{one.claim.id}`" == row[0].removesuffix(" ★"))
+        told = {part[2]: re.split(r", (?!but)", part[6:]) for part in row[1].split("; ")}
+        counted = {
+            level: sum(int((re.findall(r"\((\d+)\)", word) or [1])[0]) for word in told[level]) for level in told
+        }
+        assert counted == levels, row
+    assert {row[0]: row[1] for row in each.rows}["`fast-rcnn-77` ★"] == "**P** print error (2)"
+
+
 def test_what_is_open_says_what_would_decide_it() -> None:
-    for grid in grids(ledger(shelf(), TABLES)[2:]):
+    for grid in grids(ledger(judged(shelf(), TABLES))[2:]):
         for row in grid.rows:
             assert row[6] or row[3] not in ("**cannot tell**", "**not measured**"), row[0]
 
 
 def test_links_of_the_project_s_own_page_lead_to_files() -> None:
-    page = repr(ledger(Shelf(read_entries(COMMITTED)), TABLES))
+    page = repr(ledger(judged(Shelf(read_entries(COMMITTED)), TABLES)))
     places = set(re.findall(r"\]\(\.\./([^)]+)\)", page))
     assert len(places) > 50
     root = COMMITTED.parent.parent
@@ -70,7 +86,7 @@ def test_a_table_that_is_no_table_any_more_is_an_error(tmp_path: Path) -> None:
     changed.write_text(text.replace('"CornerNet511-104"', '"CornerNet"'), encoding="utf-8")
     tables = [read_table(changed) if table.id == changed.stem else table for table in TABLES]
     with pytest.raises(ReportError, match=r"centernet_speed.toml: 0 rows have method = CornerNet511-104"):
-        ledger(shelf(), tables)
+        judged(shelf(), tables)
 
 
 def test_own_records_are_named_and_not_linked() -> None:
@@ -80,11 +96,11 @@ def test_own_records_are_named_and_not_linked() -> None:
 
 
 def test_marks_of_findings() -> None:
-    assert claims._word(Verdict("holds", p=0.01, survives=True), "S") == "**holds here** ✓"
-    assert claims._word(Verdict("holds", p=0.04, survives=False), "S") == "**holds here** ✗"
-    assert claims._word(Verdict("fails", p=0.9, survives=False), "S") == "**fails**"
-    assert claims._word(Verdict("holds"), "P") == "**holds**"
-    assert claims._word(Verdict("equal", within="1"), "S") == "**equal within 1**"
+    assert claims._marked(Verdict("holds", p=0.01, survives=True), "S") == "**holds here** ✓"
+    assert claims._marked(Verdict("holds", p=0.04, survives=False), "S") == "**holds here** ✗"
+    assert claims._marked(Verdict("fails", p=0.9, survives=False), "S") == "**fails**"
+    assert claims._marked(Verdict("holds"), "P") == "**holds**"
+    assert claims._marked(Verdict("equal", within="1"), "S") == "**equal within 1**"
 
 
 def test_two_ledgers_of_the_same_records_are_alike() -> None:
