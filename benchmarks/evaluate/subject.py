@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from benchmarks.jsons import as_json
 from benchmarks.provenance import weights_id
+from benchmarks.sentences import quoted
 from zoo import CATALOG, build, checkpoints
 from zoo.classical.released import RELEASED, read_released
 from zoo.detector import Detector
 
 __all__ = ["EvaluationError", "Subject", "find_subject", "load_subject"]
+
+
+_Kind = TypeVar("_Kind")
 
 
 class EvaluationError(ValueError):
@@ -114,7 +119,7 @@ def _from_ours(name: str, weights: Path, given: dict[str, Any]) -> Subject:
     model, meta = checkpoints.load(weights)
     if meta.detector != name:
         raise EvaluationError(f"{weights}: holds {meta.detector}, not {name}")
-    lacking = len(json.loads(meta.extra.get("skipped", "[]")))
+    lacking = len(_told(weights, meta.extra, "skipped", list) or ())
     return Subject(
         name,
         model.eval(),
@@ -122,11 +127,24 @@ def _from_ours(name: str, weights: Path, given: dict[str, Any]) -> Subject:
         overrides=dict(meta.overrides),
         class_names=tuple(meta.class_names),
         weights=weights,
-        seed=int(meta.extra["seed"]) if "seed" in meta.extra else None,
-        learned_from=int(meta.extra["images"]) if "images" in meta.extra else None,
-        variant=json.loads(meta.extra.get("variant", "{}")),
+        seed=_told(weights, meta.extra, "seed", int),
+        learned_from=_told(weights, meta.extra, "images", int),
+        variant=_told(weights, meta.extra, "variant", dict) or {},
         note=f"trained without {lacking} images that could not be decoded" if lacking else "",
     )
+
+
+def _told(weights: Path, extra: Mapping[str, str], entry: str, kind: type[_Kind]) -> _Kind | None:
+    """What training wrote of itself into a checkpoint, as JSON; None where it wrote nothing."""
+    if entry not in extra:
+        return None
+    try:
+        value = json.loads(extra[entry])
+    except ValueError:
+        value = None
+    if not isinstance(value, kind):
+        raise EvaluationError(f"{weights}: {entry} is {quoted(extra[entry])}, no {kind.__name__}; train it anew")
+    return value
 
 
 def _from_published(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -101,3 +102,21 @@ def test_a_checkpoint_of_ours_takes_no_other_arguments() -> None:
     """They were once left aside without a word."""
     with pytest.raises(EvaluationError, match="so short cannot be set; train it so"):
         load_subject("yolov1", checkpoints.find("yolov1", "shapes"), 8, {"short": 100})
+
+
+@pytest.mark.parametrize(
+    ("entry", "text", "message"),
+    [
+        ("seed", "one", r"seed is 'one', no int; train it anew"),
+        ("images", "2.5", r"images is '2.5', no int"),
+        ("variant", "[1]", r"variant is '\[1\]', no dict"),
+        ("skipped", "{", r"skipped is '{', no list"),
+    ],
+)
+def test_what_a_checkpoint_says_of_its_training_is_checked(entry: str, text: str, message: str, tmp_path: Path) -> None:
+    model, meta = checkpoints.load(checkpoints.find("yolov1", "shapes"))
+    about = {"detector": meta.detector, "num_classes": meta.num_classes, "overrides": meta.overrides}
+    path = tmp_path / "mine.safetensors"
+    checkpoints.save(path, model, **about, class_names=meta.class_names, small=True, extra={**meta.extra, entry: text})
+    with pytest.raises(EvaluationError, match=rf"mine\.safetensors: {message}"):
+        load_subject("yolov1", path, 8)
