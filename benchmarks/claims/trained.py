@@ -35,6 +35,7 @@ _LARGER = {
     "160 less 128 pixels": Pair((_REFINE,), (f"{_REFINE} size=128",)),
     "192 less 160 pixels": Pair((f"{_REFINE} size=192",), (_REFINE,)),
 }
+_PRIOR = Pair(("ron320_vgg16",), ("ron320_vgg16 objectness=False",))
 _LITTLE, _MUCH = Pair(("hog_svm",), (_SSD,), images=10), Pair((_SSD,), ("hog_svm",))
 _K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
 _K1, _K2, _K3 = (f"centernet511_hg52_{name}" for name in ("ccp", "cre", "cre_ctp"))
@@ -88,6 +89,8 @@ RULES: tuple[Rule, ...] = (
               part="hard less all"),
     pair_rule("focal-helps", _FOCAL, _AP, "AP",
               f"focal loss less cross entropy of all anchors, with the same start: {_GAIN}"),
+    pair_rule("objectness-prior", _PRIOR, _AP, "AP", "RON less RON without its prior: at most half a point is lost",
+              part="nothing is lost", limit=-0.5),
     *(
         rule
         for stride, pair in _ONE_LEVEL.items()

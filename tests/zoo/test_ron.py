@@ -349,6 +349,24 @@ def test_only_where_there_may_be_an_object_is_a_class_learnt() -> None:
     assert made.objectness.grad is None, "the prior chooses, and is not taught by the classes"
 
 
+def test_without_the_prior_classes_learn_everywhere_and_score_alone() -> None:
+    model = small(negatives=10**6, quotas=(10**6,) * 4, objectness=False)
+    outputs, batch, targets = random_case(model, 4, (4,))
+    losses = model.losses(outputs, batch, targets)
+    sum(losses.values()).backward()
+    assert losses["objectness"].item() == 0
+    assert outputs.objectness.grad is None
+    classes = torch.tensor(slow_labels(model, outputs, targets[0], 0.0)[1])
+    assert torch.equal(outputs.logits.grad[0].abs().sum(-1) > 0, classes >= 0)
+    boxes = [[10.0, 10.0, 50.0, 50.0], [60.0, 60.0, 100.0, 100.0]]
+    found = answer(model, boxes, [0.5, 0.001], [[0.6, 0.001, 0.001, 0.398], [0.9, 0.001, 0.001, 0.098]])
+    assert found.scores.tolist() == pytest.approx([0.9, 0.6], rel=1e-4)
+
+
+def test_without_the_prior_it_overfits() -> None:
+    assert_overfits(small(2, objectness=False), steps=45)
+
+
 def test_chance_is_torchs() -> None:
     model = small()
     outputs, batch, targets = random_case(model, 5, (3, 4))

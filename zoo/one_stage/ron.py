@@ -110,6 +110,8 @@ class RON(Detector):
         rescue: An object's best anchor of a level is a positive too where its IoU is over this.
         class_overlap: Classes: under the first IoU an anchor is a negative, from the second a positive.
         class_rescue: As `rescue`, for classes.
+        objectness: Whether an anchor's objectness is learnt and asked. If not, each counts as an object: classes learn
+            at all anchors, and score alone, so that what the prior is worth can be seen.
         objectness_floor: Anchors of less objectness learn no class, and, at test, give no detection (section 3.4).
         negatives: Negatives a positive, level by level over the batch (section 3.5).
         quotas: Negatives of each level where it has no positive.
@@ -139,6 +141,7 @@ class RON(Detector):
         rescue: float = 0.1,
         class_overlap: tuple[float, float] = (0.3, 0.6),
         class_rescue: float = 0.3,
+        objectness: bool = True,
         objectness_floor: float = 0.03,
         negatives: int = 3,
         quotas: Sequence[int] = (512, 512, 256, 256),
@@ -155,6 +158,7 @@ class RON(Detector):
         self.resize(size)
         self.border, self.overlap, self.rescue = border, overlap, rescue
         self.class_overlap, self.class_rescue = class_overlap, class_rescue
+        self.objectness = objectness
         self.objectness_floor, self.negatives, self.quotas = objectness_floor, negatives, tuple(quotas)
         self.score_floor, self.nms_iou = score_floor, nms_iou
         self.min_side, self.min_aspect = min_side, min_aspect
@@ -286,7 +290,7 @@ class RON(Detector):
 
     def postprocess(self, outputs: RONOutputs, batch: Batch) -> list[Detections]:
         """Decode where there is some object, go back to the image, drop slivers, suppress class by class."""
-        objectness = outputs.objectness.float().softmax(-1)[..., 1]
+        objectness = self._prior(outputs)
         answers = []
         for image, frame in enumerate(batch.frames):
             rows = (objectness[image] > self.objectness_floor).nonzero()[:, 0]
@@ -315,7 +319,7 @@ class RON(Detector):
         The box loss of an image is divided by the anchors that its objectness drew there, negatives too, and averaged
         over the batch.
         """
-        prior = outputs.objectness.detach().float().softmax(-1)[..., 1]
+        prior = self._prior(outputs).detach()
         assigned = [self._assign(target, outputs, batch.size) for target in targets]
         objects, classes, nearest = (torch.stack(parts) for parts in zip(*assigned, strict=True))
         classes = classes.masked_fill(prior < self.objectness_floor, -1)
@@ -328,7 +332,8 @@ class RON(Detector):
             level = slice(first, first + count)
             first += count
             rows, positives, wanted = self._draw(objects[:, level], quota)
-            sums["objectness"] += _mean_entropy(outputs.objectness[:, level].flatten(0, 1)[rows], wanted)
+            if self.objectness:
+                sums["objectness"] += _mean_entropy(outputs.objectness[:, level].flatten(0, 1)[rows], wanted)
             drawn = torch.bincount(rows // count, minlength=len(targets)).clamp(min=1)
             images, places = positives // count, positives % count
             found = outputs.offsets[:, level][images, places].float()
@@ -338,6 +343,11 @@ class RON(Detector):
             rows, _, wanted = self._draw(classes[:, level], quota)
             sums["class"] += _mean_entropy(outputs.logits[:, level].flatten(0, 1)[rows], wanted)
         return sums
+
+    def _prior(self, outputs: RONOutputs) -> Tensor:
+        """How likely each anchor is one on an object, `[B, N]`."""
+        found = outputs.objectness.float().softmax(-1)[..., 1]
+        return found if self.objectness else torch.ones_like(found)
 
     def _assign(self, target: Target, outputs: RONOutputs, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         """Of each anchor: object (1) or none (0), class (0 is background), -1 where it takes no part in either, and
