@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -11,7 +12,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 
 from ops.roi_align import as_regions
 from ops.roi_align import roi_align as ops_roi_align
-from zoo.parts.roi_head import PyramidAlign, RegionPool
+from zoo.parts.roi_head import PyramidAlign, RegionMean, RegionPool
 
 RAMP = torch.arange(64.0).reshape(1, 1, 8, 8)
 ROI = torch.tensor([[1.0, 2, 6, 5]])
@@ -110,6 +111,39 @@ def test_region_pool_against_its_definition() -> None:
             expected[:, row, column] = features[0, :, top:bottom, left:right].amax((1, 2))
     assert torch.equal(RegionPool(16, 3)([features], [torch.tensor([box])])[0], expected)
     assert torch.equal(roi_pool(features, [torch.tensor([box])], 3, 1 / 16)[0], expected)
+
+
+def test_region_mean_takes_the_pixels_of_region_pool() -> None:
+    """Where one pixel alone is not 0, the cells that see it are the same, and the mean says of how many pixels."""
+    odd = [[-40.0, -9.0, 30.0, 90.0], [60.0, 70.0, 80.0, 220.0], [10.0, 10.0, 10.5, 10.2], [-90.0, -90.0, -50.0, -60.0]]
+    corners = torch.rand(30, 2) * 100
+    boxes = [torch.cat([torch.tensor(odd), torch.cat([corners, corners + torch.rand(30, 2) * 90], 1)]), torch.zeros(0, 4)]
+    for _ in range(40):
+        maps = torch.zeros(2, 1, 9, 11)
+        maps[0, 0, torch.randint(9, ()), torch.randint(11, ())] = 1
+        pooled, mean = RegionPool(16, 4)([maps], boxes), RegionMean(16, 4)([maps], boxes)
+        assert torch.equal(mean > 1e-9, pooled > 0)
+    assert RegionMean(16, 4)([maps], [torch.zeros(0, 4)] * 2).shape == (0, 1, 4, 4)
+
+
+def test_region_mean_against_its_definition() -> None:
+    torch.manual_seed(0)
+    features = torch.randn(3, 2, 9, 11, requires_grad=True)
+    box = [13.0, 22.0, 130.0, 97.0]
+    x1, y1, x2, y2 = (round(v / 16) for v in box)
+    height, width = y2 - y1 + 1, x2 - x1 + 1
+    cells = []
+    for row, column in itertools.product(range(3), range(3)):
+        top, bottom = y1 + math.floor(row * height / 3), y1 + math.ceil((row + 1) * height / 3)
+        left, right = x1 + math.floor(column * width / 3), x1 + math.ceil((column + 1) * width / 3)
+        cells.append(features[1, :, top:bottom, left:right].mean((1, 2)))
+    expected = torch.stack(cells, 1).view(2, 3, 3)
+    found = RegionMean(16, 3)([features], [torch.zeros(0, 4), torch.tensor([box]), torch.zeros(0, 4)])
+    torch.testing.assert_close(found[0], expected)
+    chance = torch.randn(2, 3, 3)
+    (ours,) = torch.autograd.grad((found[0] * chance).sum(), features)
+    (theirs,) = torch.autograd.grad((expected * chance).sum(), features)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("aligned", [False, True])

@@ -16,7 +16,7 @@ from ops.images import Batch, Frame
 from ops.structures import Target
 from tests.contract import assert_is_detector, assert_overfits, empty_target
 from zoo import CATALOG, build
-from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, RoIHead, Samples
+from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionMean, RegionPool, RoIHead, Samples
 from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
 from zoo.two_stage.faster_rcnn import RECIPE, FasterRCNN, faster_rcnn_vgg16
 
@@ -389,6 +389,13 @@ def test_align_instead_of_pooling() -> None:
     assert isinstance(model, FasterRCNN)
     assert isinstance(model.roi_heads.box_pool, PyramidAlign)
     assert_is_detector(model)
+
+
+def test_mean_instead_of_the_largest() -> None:
+    model = build("faster_rcnn_vgg16", 2, small=True, pool="mean")
+    assert isinstance(model, FasterRCNN)
+    assert isinstance(model.roi_heads.box_pool, RegionMean)
+    assert_overfits(model, steps=60)
 
 
 def test_losses_need_outputs_that_saw_the_targets() -> None:

@@ -26,7 +26,7 @@ from ops.sample import balanced_sample
 from ops.snip import check_range, regions_in_range
 from ops.structures import Detections, Target
 
-__all__ = ["BoxHead", "BoxPredictor", "Pool", "PyramidAlign", "RegionPool", "RoIHead", "Samples"]
+__all__ = ["BoxHead", "BoxPredictor", "Pool", "PyramidAlign", "RegionMean", "RegionPool", "RoIHead", "Samples"]
 
 
 class Pool(Protocol):
@@ -56,6 +56,44 @@ class RegionPool:
         """Pool from the last of `maps`."""
         # torchvision's autocast covers RoIAlign only.
         return roi_pool(maps[-1].float(), boxes, self.size, 1 / self.stride)
+
+
+@dataclass(frozen=True)
+class RegionMean:
+    """The mean of each cell, over the whole pixels of `RegionPool`: what parts its rounding from its maximum.
+
+    Attributes:
+        stride: Of the map.
+        size: Cells along each side.
+    """
+
+    stride: int
+    size: int = 7
+
+    def __call__(self, maps: list[Tensor], boxes: list[Tensor]) -> Tensor:
+        """Pool from the last of `maps`."""
+        values = maps[-1].double()
+        height, width = values.shape[-2:]
+        regions = as_regions(boxes)
+        places = regions[:, 1:].double() / self.stride
+        # Halves go away from 0, as C rounds and `torch.round` does not.
+        left, top, right, bottom = (places + places.sign() / 2).trunc().long().unbind(1)
+        rows, columns = self._edges(top, bottom, height), self._edges(left, right, width)
+        # Sums over rectangles come from sums over all pixels above and to the left.
+        sums = F.pad(values.cumsum(2).cumsum(3), (1, 0, 1, 0)).flatten(2).permute(0, 2, 1)
+        image = regions[:, 0].long()[:, None, None]
+        corner = [[sums[image, y[:, :, None] * (width + 1) + x[:, None]] for x in columns] for y in rows]
+        pixels = (rows[1] - rows[0])[:, :, None] * (columns[1] - columns[0])[:, None]
+        total = corner[1][1] - corner[0][1] - corner[1][0] + corner[0][0]
+        return (total / pixels.clamp(min=1)[..., None]).permute(0, 3, 1, 2).to(maps[-1].dtype)
+
+    def _edges(self, first: Tensor, last: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+        """Where the cells of regions begin and end, `[R, size]` each; those beyond the map are empty."""
+        side = (last - first + 1).clamp(min=1)[:, None]
+        cell = torch.arange(self.size, device=first.device)
+        begin = first[:, None] + cell * side // self.size
+        end = first[:, None] - (-(cell + 1) * side // self.size)
+        return begin.clamp(0, limit), end.clamp(0, limit)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from ops.images import Batch
 from ops.structures import Target
 from zoo.backbones.small import SMALL_RECIPE
 from zoo.detector import Recipe
-from zoo.parts.roi_head import BoxHead, BoxPredictor, PyramidAlign, RegionPool, RoIHead
+from zoo.parts.roi_head import BoxHead, BoxPredictor, Pool, PyramidAlign, RegionMean, RegionPool, RoIHead
 from zoo.parts.rpn import RPN, RPNHead, RPNOutputs
 from zoo.two_stage import fast_rcnn
 from zoo.two_stage.fast_rcnn import BGR_MEAN, FastRCNN, LastMap, TwoStageOutputs, flip_half
@@ -182,7 +182,7 @@ def faster_rcnn_vgg16(
     kind: Callable[..., FasterRCNN] = FasterRCNN,
     backbone: Literal["vgg16", "small"] = "vgg16",
     widths: Sequence[int] = (16, 24, 48),
-    pool: Literal["max", "align"] = "max",
+    pool: Literal["max", "mean", "align"] = "max",
     pool_size: int = 7,
     head_width: int = 4_096,
     dropout: float = 0.5,
@@ -199,7 +199,7 @@ def faster_rcnn_vgg16(
         kind: Class of the detector, or what else joins the parts.
         backbone: VGG-16, or the zoo's small network, all of which learns.
         widths: Channels of the small network.
-        pool: RoI pooling, or bilinear RoIAlign in its stead.
+        pool: RoI pooling; the same with the mean of each cell, which no paper has; or bilinear RoIAlign.
         pool_size: Cells along each side of a region.
         head_width: Channels of both fully connected layers.
         dropout: In both.
@@ -211,8 +211,13 @@ def faster_rcnn_vgg16(
     """
     body = LastMap.of(backbone, widths)
     stride, channels = body.stride, body.channels
+    pools: dict[str, Pool] = {
+        "max": RegionPool(stride, pool_size),
+        "mean": RegionMean(stride, pool_size),
+        "align": PyramidAlign((stride,), pool_size),
+    }
     heads = RoIHead(
-        RegionPool(stride, pool_size) if pool == "max" else PyramidAlign((stride,), pool_size),
+        pools[pool],
         BoxHead(channels * pool_size**2, head_width, dropout),
         BoxPredictor(head_width, num_classes),
         samples=samples,
