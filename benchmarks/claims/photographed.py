@@ -53,8 +53,8 @@ def _boxes(one: Found) -> Verdict:
 
 
 def _seconds(one: Found) -> Verdict:
-    machine = "an unknown machine" if one.record.hardware is None else one.record.hardware.machine
-    figure = f"{_spread(one, 'seconds', '.1f')} s an image on one core of {machine}"
+    device = "unknown" if one.record.hardware is None else one.record.hardware.device
+    figure = f"{_spread(one, 'seconds', '.1f')} s an image on one core ({device})"
     return fact(1 <= one.number("seconds", "median") <= 10, figure, one.place)
 
 
