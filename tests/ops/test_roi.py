@@ -117,7 +117,10 @@ def test_region_mean_takes_the_pixels_of_region_pool() -> None:
     """Where one pixel alone is not 0, the cells that see it are the same, and the mean says of how many pixels."""
     odd = [[-40.0, -9.0, 30.0, 90.0], [60.0, 70.0, 80.0, 220.0], [10.0, 10.0, 10.5, 10.2], [-90.0, -90.0, -50.0, -60.0]]
     corners = torch.rand(30, 2) * 100
-    boxes = [torch.cat([torch.tensor(odd), torch.cat([corners, corners + torch.rand(30, 2) * 90], 1)]), torch.zeros(0, 4)]
+    boxes = [
+        torch.cat([torch.tensor(odd), torch.cat([corners, corners + torch.rand(30, 2) * 90], 1)]),
+        torch.zeros(0, 4),
+    ]
     for _ in range(40):
         maps = torch.zeros(2, 1, 9, 11)
         maps[0, 0, torch.randint(9, ()), torch.randint(11, ())] = 1
