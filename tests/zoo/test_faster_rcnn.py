@@ -398,6 +398,11 @@ def test_mean_instead_of_the_largest() -> None:
     assert_overfits(model, steps=60)
 
 
+def test_another_pool_is_refused() -> None:
+    with pytest.raises(ValueError, match="pool = 'median': choose one of max, mean, align"):
+        build("faster_rcnn_vgg16", 2, small=True, pool="median")
+
+
 def test_losses_need_outputs_that_saw_the_targets() -> None:
     model = build("faster_rcnn_vgg16", 2, small=True)
     batch = model.preprocess([torch.rand(3, 160, 160)])

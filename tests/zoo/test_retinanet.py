@@ -174,6 +174,12 @@ def sides(boxes: torch.Tensor) -> torch.Tensor:
     return (boxes[:, 2:] - boxes[:, :2]).round(decimals=2)
 
 
+@pytest.mark.parametrize("level", [-1, 5])
+def test_a_single_level_must_be_one(level: int) -> None:
+    with pytest.raises(ValueError, match=f"single = {level}: there are levels 0 to 4"):
+        build("retinanet_r50_fpn", 8, small=True, single=level)
+
+
 def test_a_single_level_overfits() -> None:
     assert_overfits(build("retinanet_r50_fpn", 2, small=True, single=1), steps=60)
 

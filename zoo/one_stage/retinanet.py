@@ -202,6 +202,9 @@ class RetinaNet(Detector):
             longest: or less where the longer side would pass this; left out, it is five thirds of `short`, as 1333 is
                 of 800.
             divisor: Padded to a multiple of this.
+
+        Raises:
+            ValueError: There is no such single level.
         """
         super().__init__(num_classes)
         body, strides, channels = _body(backbone, depth, trainable, norm, norm_eps)
@@ -215,6 +218,8 @@ class RetinaNet(Detector):
             shapes.append(pyramid_shapes(sides, ratios, rounded=whole_pixels))
         self.single = single
         if single is not None:
+            if not 0 <= single < len(self.strides):
+                raise ValueError(f"single = {single}: there are levels 0 to {len(self.strides) - 1}")
             self.strides, shapes = (self.strides[single],), [torch.cat(shapes)]
         for level, of_level in enumerate(shapes):
             self.register_buffer(f"shapes{level}", of_level, False)

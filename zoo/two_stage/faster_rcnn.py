@@ -208,6 +208,9 @@ def faster_rcnn_vgg16(
         repulsion: Weights of the losses that keep boxes off others (Repulsion loss): see `RoIHead`.
         std: What colours are divided by, after the mean is taken off.
         changes: As `on_one_map`.
+
+    Raises:
+        ValueError: `pool` is none of these.
     """
     body = LastMap.of(backbone, widths)
     stride, channels = body.stride, body.channels
@@ -216,6 +219,8 @@ def faster_rcnn_vgg16(
         "mean": RegionMean(stride, pool_size),
         "align": PyramidAlign((stride,), pool_size),
     }
+    if pool not in pools:
+        raise ValueError(f"pool = {pool!r}: choose one of {', '.join(pools)}")
     heads = RoIHead(
         pools[pool],
         BoxHead(channels * pool_size**2, head_width, dropout),
