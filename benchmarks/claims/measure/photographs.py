@@ -17,6 +17,7 @@ from torch import Tensor
 
 from benchmarks.claims.measure.running import seen, truth_of
 from benchmarks.datasets import Dataset
+from benchmarks.latency.machine import fixed_threads
 from benchmarks.metrics.proposals import proposal_recall
 from ops.proposals import SelectiveSearch
 from zoo.classical.opencv_cascade import opencv_cascade
@@ -79,11 +80,9 @@ def _passes_all(cascades: Cascades, sums: Sums, starts: Tensor) -> Tensor:
 def region_proposals(dataset: Dataset, images: int) -> dict[str, Any]:
     """Boxes that selective search's fast mode proposes, the seconds that it takes, and the objects that they cover."""
     search = SelectiveSearch()
-    threads = cv2.getNumThreads()
     counts, seconds = list[int](), list[float]()
     proposals: dict[int | str, NDArray[np.float64]] = {}
-    try:
-        cv2.setNumThreads(1)
+    with fixed_threads(1):
         for index, image, _ in seen(dataset, images, "selective search"):
             begin = time.perf_counter()
             boxes = search(image).double().numpy()
@@ -91,8 +90,6 @@ def region_proposals(dataset: Dataset, images: int) -> dict[str, Any]:
             counts.append(len(boxes))
             boxes[:, 2:] -= boxes[:, :2]
             proposals[dataset.image_ids[index]] = boxes
-    finally:
-        cv2.setNumThreads(threads)
     truth = truth_of(dataset, images)
     recall = proposal_recall(truth, proposals, (2_000, max(counts)))
     return {
