@@ -8,8 +8,9 @@ import pytest
 import torch
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # The workers share the cores among them.
+    # The workers share the cores among them, and with them the processes that tests start.
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

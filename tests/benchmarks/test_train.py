@@ -47,7 +47,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    steps = 3000
+    steps = 600
     subprocess.run([sys.executable, SCRIPT, whole, str(steps)], check=True)
     process = subprocess.Popen([sys.executable, SCRIPT, broken, str(steps)])
     deadline = time.monotonic() + 60
