@@ -1,4 +1,6 @@
-"""Level F: published methods on photographs, as `python -m benchmarks claims` counted and timed them."""
+"""Level F: published methods on photographs, as `python -m benchmarks claims` counted and timed them. Where one is
+timed beside a small detector, that line is of level S.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ from collections.abc import Callable
 
 from benchmarks.claims.arithmetic import fact
 from benchmarks.claims.evidence import Evidence, Found
-from benchmarks.claims.ledger import Claim, Rule, Verdict
+from benchmarks.claims.ledger import Claim, Level, Rule, Verdict
+from benchmarks.claims.timed import by_image, judge_ratio
 from benchmarks.claims.verdicts import decide
 from benchmarks.metrics.miss_rate import exact_interval
 
@@ -15,7 +18,7 @@ __all__ = ["RULES"]
 _MILLION = 1e6
 
 
-def _photographs(claim: str, words: str, test: Callable[[Found], Verdict], *, part: str) -> Rule:
+def _photographs(claim: str, words: str, test: Callable[[Found], Verdict], *, part: str, level: Level = "F") -> Rule:
     """The rule that a test of what a claim counted on photographs is true."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
@@ -24,7 +27,7 @@ def _photographs(claim: str, words: str, test: Callable[[Found], Verdict], *, pa
             return Verdict("cannot tell", wanted=f"VOC's photographs and `python -m benchmarks claims {claim}`")
         return test(own[0])
 
-    return Rule(claim, "F", words, judge, part)
+    return Rule(claim, level, words, judge, part)
 
 
 def _features(one: Found) -> Verdict:
@@ -73,11 +76,52 @@ def _spread(one: Found, name: str, digits: str) -> str:
     return f"median {middle:{digits}} ({low:{digits}} to {high:{digits}} in eight of ten)"
 
 
+def _faster(classical: str, network: str) -> Callable[[Found], Verdict]:
+    """That a network takes longer than a classical detector, its own suppression left out: that of random weights would
+    take longer than that of trained ones.
+    """
+
+    def test(one: Found) -> Verdict:
+        about = one.record.metrics["models"].get(classical)
+        if about is None:
+            return Verdict("cannot tell", wanted=f"{classical}'s published file in a folder of DETECTOR_ZOO_WEIGHTS")
+        before, within = (by_image(one, f"{network} {stage}") for stage in ("preprocess", "network"))
+        height, width = about["smallest"]
+        return judge_ratio(
+            f"time of {network} over {classical}",
+            [a + b for a, b in zip(before, within, strict=True)],
+            by_image(one, f"{classical} end_to_end"),
+            limit=1,
+            fails_under=1,
+            rests_on=[one.place],
+            how=f", by turns; {about['windows']:,.0f} windows a photograph, from {height} x {width} pixels on in steps "
+            f"of {about['scale_step']:.2f}",
+        )
+
+    return test
+
+
+_CLASSICAL = {
+    "viola_jones": "OpenCV's face cascade in the zoo",
+    "opencv_cascade": "OpenCV's face cascade in OpenCV",
+    "acf": "ACF's pedestrians in the zoo",
+}
+_NETWORKS: dict[str, tuple[Level, str]] = {
+    "ssd300_vgg16": ("F", "SSD300 of full width, random weights, before suppression"),
+    "ssd300_vgg16_small": ("S", "the small SSD300 of 160 pixels, before suppression"),
+}
+
 RULES: tuple[Rule, ...] = (
     _photographs("cascade-front", "a window meets under 5 % of the features", _features, part="features"),
     _photographs("cascade-front", "two stages reject over half of the windows", _first_stages, part="first stages"),
     _photographs("cascade-front", "windows that leave early would not have passed all stages", _nothing_lost,
                  part="nothing is lost"),
+    *(
+        _photographs("classical-cpu", f"on one core {slow} takes longer", _faster(quick, network), part=part,
+                     level=level)
+        for network, (level, slow) in _NETWORKS.items()
+        for quick, part in _CLASSICAL.items()
+    ),
     _photographs("ss-2000", "the median is 1,000 to 4,000 boxes, fast mode", _boxes, part="boxes"),
     _photographs("ss-2000", "the median is 1 to 10 seconds on one core, fast mode", _seconds, part="seconds"),
     _photographs("ss-2000", "over 90 % of the objects are met at IoU 0.5", _covered, part="coverage"),

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from benchmarks.claims.evidence import Evidence, Found
 from benchmarks.claims.ledger import Claim, Rule, Verdict
 from benchmarks.claims.verdicts import decide
 from benchmarks.metrics.intervals import ratio_of_medians
 
-__all__ = ["RULES", "judge_ratio"]
+__all__ = ["RULES", "by_image", "judge_ratio"]
 
 _TEST = "shapes test"
 _HERE = "on this machine, with these weights"
@@ -70,13 +72,13 @@ def _of_two(
         lacking = [d for d, one in zip(detectors, records, strict=True) if one not in known]
         what = "" if stage == "end_to_end" else f", {stage} timed apart"
         return Verdict("cannot tell", wanted=f"latency of {' and '.join(lacking)} on {_TEST}{what}")
-    first, second = (_by_image(one, stage) for one in known)
+    first, second = (by_image(one, stage) for one in known)
     places = [one.place for one in known]
     return judge_ratio(name, first, second, **rules, rests_on=places, how=", timed apart", moved=found.farthest_move)
 
 
-def _by_image(found: Found, stage: str) -> list[float]:
-    """Seconds of each image: the middle of its rounds, where it was timed in several."""
+def by_image(found: Found, stage: str) -> list[float]:
+    """Seconds of each image in the samples of a name: the middle of its rounds, where it was timed in several."""
     samples = found.record.samples[stage]
     images = int(found.record.protocol.get("calls_a_round", len(samples)))
     return [statistics.median(samples[image::images]) for image in range(images)]
@@ -118,7 +120,7 @@ def _search_share(_: Claim, found: Evidence) -> Verdict:
     one = found.latency("fast_rcnn_vgg16", _TEST)
     if one is None or "proposals" not in one.record.samples:
         return Verdict("cannot tell", wanted=f"latency of fast_rcnn_vgg16 on {_TEST}, proposals timed apart")
-    part, whole = (_by_image(one, stage) for stage in ("proposals", "end_to_end"))
+    part, whole = (by_image(one, stage) for stage in ("proposals", "end_to_end"))
     return judge_ratio(
         "selective search's share of the time", part, whole, limit=0.5,
         fails_under=0.5, rests_on=[one.place],
@@ -128,6 +130,38 @@ def _search_share(_: Claim, found: Evidence) -> Verdict:
 def _proposals(_: Claim, found: Evidence) -> Verdict:
     both = ("fast_rcnn_vgg16", "faster_rcnn_vgg16")
     return _of_two(found, both, "selective search over RPN", limit=10, fails=10, stage="proposals")
+
+
+_LITTLE = 0.2
+"""Of what a region costs with a last stage of its own, less than this is next to nothing."""
+
+
+def _of_regions(stage: str) -> Callable[[Claim, Evidence], Verdict]:
+    """That further regions cost R-FCN less than `_LITTLE` of what they cost with a last stage a region, by slopes."""
+    shared, apart = "rfcn_r101", "faster_rcnn_r101_c4"
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        own = found.measured("rfcn-roi-cost", data=_TEST)
+        if not own:
+            return Verdict("cannot tell", wanted="`python -m benchmarks claims rfcn-roi-cost`")
+        one = own[0]
+        counts = [int(count) for count in one.record.metrics["regions"]]
+        slopes = {}
+        for name in (shared, apart):
+            seconds = [by_image(one, f"{name} {count} {stage}") for count in counts]
+            slopes[name] = np.polyfit(counts, seconds, 1)[0].tolist()
+        ratio = ratio_of_medians(slopes[shared], slopes[apart])
+        # What stays under a limit is, with its sign turned, over the limit with its sign turned.
+        word = decide(-ratio["high"], -ratio["low"], limit=-_LITTLE, matters=-_LITTLE, fails_under=-_LITTLE)
+        images = len(slopes[shared])
+        costs = " and ".join(f"{1e5 * statistics.median(slopes[name]):.1f} ms in {name}" for name in slopes)
+        maps, crops = (one.number("seen_by_last_stage", name, str(max(counts))) for name in slopes)
+        figure = f"a hundred regions cost {costs}: ratio {ratio['median']:.2f}, {images} images, by turns; of "
+        figure += f"{max(counts):,} regions the last stage sees {maps:,.0f} map against {crops:,.0f} crops"
+        lacking = f"more images; {images} so far" if word == "cannot tell" else ""
+        return Verdict(word, figure, (ratio["low"], ratio["high"]), (one.place,), lacking)
+
+    return judge
 
 
 _FAMILY = ("rcnn_alexnet", "fast_rcnn_vgg16", "faster_rcnn_vgg16", "rfcn_r101", "light_head_rcnn_r101")
@@ -147,6 +181,11 @@ RULES: tuple[Rule, ...] = (
     Rule("fast-shared-compute", "S", f"over 10 times without proposals holds, {_HERE}", _network_alone),
     Rule("ss-dominates", "S", f"over half of the time, images of 160 pixels, {_HERE}", _search_share),
     Rule("rpn-cheaper", "S", f"over 10 times faster holds, {_HERE}", _proposals, "time of proposals"),
+    *(
+        Rule("rfcn-roi-cost", "S", f"slope of the time under 0.2 times the other's, 50 to 1,000 regions, {_HERE}",
+             _of_regions(stage), part)
+        for part, stage in (("time of the whole", "end_to_end"), ("second stage before suppression", "network"))
+    ),
     Rule("center-cost", "S", f"at most 1.25 times the time, so that the ratio turned round is over 0.8, {_HERE}",
          _little, "time"),
 )  # fmt: skip

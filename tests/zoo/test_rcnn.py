@@ -304,3 +304,21 @@ def test_an_interrupted_fit_goes_on_and_ends_alike(last: int, monkeypatch: pytes
     assert [state["stage"] for state in notes.kept] == [0, 0, 1, 2, 3]
     for (name, ours), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_without_correction_a_detection_is_its_proposal() -> None:
+    model = tiny().eval()
+    model.score_floor = 0.0
+    torch.nn.init.normal_(model.regressors.weight, std=0.1)
+    torch.nn.init.normal_(model.svms.weight)
+    batch = model.preprocess(toy_images()[:1])
+    with torch.no_grad():
+        outputs = model.network(batch)
+        corrected = model.postprocess(outputs, batch)[0]
+        model.regress = False
+        plain = model.postprocess(outputs, batch)[0]
+    regions = {tuple(box) for box in outputs.regions[0].round(decimals=3).tolist()}
+    assert len(plain) > 5
+    assert {tuple(box) for box in plain.boxes.round(decimals=3).tolist()} <= regions
+    assert not {tuple(box) for box in corrected.boxes.round(decimals=3).tolist()} <= regions
+    assert not rcnn_alexnet(2, backbone="small", crop=32, head_width=8, regress=False).regress

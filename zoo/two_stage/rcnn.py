@@ -176,6 +176,7 @@ class RCNN(Detector):
         score_floor: float = 0.2,
         nms_iou: float = 0.3,
         limit: int = 100,
+        regress: bool = True,
         cost_regions: int = 2_000,
     ) -> None:
         """Join the parts.
@@ -196,6 +197,8 @@ class RCNN(Detector):
             score_floor: Detections must score more; 0.5 is the SVM's boundary.
             nms_iou: Of two boxes of one class that overlap by more, the lower-scoring goes.
             limit: Most detections an image.
+            regress: Correct boxes; without, a detection has the box of its proposal (the paper's table 2, "FT fc7 BB"
+                and "FT fc7"). What `fit` learns is the same.
             cost_regions: Proposals an image whose cost is counted.
         """
         super().__init__(num_classes)
@@ -212,6 +215,7 @@ class RCNN(Detector):
         self.crop, self.context, self.mean, self.std = crop, context, tuple(mean), std
         self.training_plan = training
         self.score_floor, self.nms_iou, self.limit = score_floor, nms_iou, limit
+        self.regress = regress
         self.cost_regions = cost_regions
         self.coder = CenterSizeCoder()
 
@@ -248,15 +252,16 @@ class RCNN(Detector):
         return [self.proposer(image)[: self.most] for image in images]
 
     def postprocess(self, outputs: RegionOutputs, batch: Batch) -> list[Detections]:
-        """Correct the boxes once, clip them to the image, and suppress within each class."""
+        """Correct the boxes once, if they are to be, clip them to the image, and suppress within each class."""
         counts = [len(regions) for regions in outputs.regions]
         answers = []
         for frame, regions, margins, offsets in zip(
             batch.frames, outputs.regions, outputs.margins.split(counts), outputs.offsets.split(counts), strict=True
         ):
+            corrections = offsets if self.regress else torch.zeros_like(offsets)
             answers.append(
                 classwise_nms(
-                    frame.to_image(self.coder.decode(offsets, regions[:, None])),
+                    frame.to_image(self.coder.decode(corrections, regions[:, None])),
                     margins.sigmoid(),
                     score_floor=self.score_floor,
                     iou=self.nms_iou,
@@ -318,6 +323,7 @@ def rcnn_alexnet(
     min_segment: int | None = None,
     most: int = 2_000,
     std: float = 1.0,
+    regress: bool = True,
     steps: int | None = None,
     mined: int | None = None,
     regressed: int | None = None,
@@ -337,6 +343,7 @@ def rcnn_alexnet(
         min_segment: See there.
         most: Proposals an image.
         std: What colours are divided by, after the mean is taken off.
+        regress: Whether boxes are corrected; see `RCNN`.
         steps: Of fine-tuning; None for as many as the recipe has.
         mined: See `RegionTraining`; so is `regressed`.
         regressed: See there.
@@ -361,6 +368,7 @@ def rcnn_alexnet(
         crop=crop,
         context=context,
         std=std,
+        regress=regress,
         training=RegionTraining(
             recipe if steps is None else replace(recipe, steps=steps), mined=mined, regressed=regressed
         ),

@@ -18,6 +18,7 @@ from benchmarks import hardware
 from benchmarks.claims.ledger import LedgerError, read_claims
 from benchmarks.claims.measure import (
     boxes,
+    classical,
     convolutions,
     counts,
     evaluators,
@@ -26,14 +27,16 @@ from benchmarks.claims.measure import (
     operators,
     photographs,
     published,
+    regions,
 )
+from benchmarks.claims.measure.turns import Timing
 from benchmarks.datasets import Dataset, DatasetError, open_dataset
 from benchmarks.evaluate import Subject, load_subject
 from benchmarks.provenance import commit, dataset_id, versions
 from benchmarks.results import COMMITTED, DatasetId, Hardware, Record
 from zoo import checkpoints
 
-__all__ = ["BOXES", "EXACT", "PHOTOGRAPHS", "SWEEPS", "measure"]
+__all__ = ["BOXES", "EXACT", "PHOTOGRAPHS", "SWEEPS", "TIMES", "measure"]
 
 EXACT: dict[str, Callable[[], dict[str, Any]]] = {
     "roialign-shift": operators.pooled_ramp,
@@ -98,6 +101,7 @@ SWEEPS: tuple[Sweep, ...] = (
     Sweep("level-by-scale", ("ssd300_vgg16",), networks.levels_alone),
     Sweep("nms-crowd", ("ssd300_vgg16",), networks.suppressed, ("crowd", "sparse")),
     Sweep("proposal-recall-cap", ("faster_rcnn_vgg16",), networks.proposal_cap),
+    Sweep("box-regression", ("rcnn_alexnet",), networks.corrected),
 )
 
 
@@ -112,6 +116,12 @@ PHOTOGRAPHS: dict[str, Callable[[Dataset, int], dict[str, Any]]] = {
 """By claim, what is counted and timed on the photographs of a VOC split, on one core."""
 
 _TAKEN = ("voc", "2012_test")
+
+TIMES: tuple[Timing, ...] = (
+    Timing("rfcn-roi-cost", regions.region_costs, ("shapes", "test"), "small"),
+    Timing("classical-cpu", classical.classical_costs, _TAKEN, "paper"),
+)
+"""What is timed by turns, on one core."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +160,7 @@ def measure(
         LedgerError: A claim is unknown, nothing is measured for it, or there are no images to see.
     """
     known = {*EXACT, *BOXES, *(sweep.claim for sweep in SWEEPS), *PHOTOGRAPHS, _PUBLISHED[0]}
+    known |= {timing.claim for timing in TIMES}
     for claim in claims:
         if claim not in {one.id for one in read_claims().claims}:
             raise LedgerError(f"there is no claim {claim}; benchmarks/claims/claims.toml lists them")
@@ -203,6 +214,12 @@ def _jobs(
             there = Record(**_base(claim), detector="none", num_classes=0, dataset=_named(*_TAKEN)).name
             make = partial(_photographed, claim, look, images, data_root, where)
             yield _Job(f"{claim}, {' '.join(_TAKEN)}", out or COMMITTED / where.machine, make, there)
+    for timing in TIMES:
+        if not claims or timing.claim in claims:
+            where = hardware.stamp("cpu", 1)
+            there = Record(**_about_times(timing, where), dataset=_named(*timing.data)).name
+            make = partial(_timed, timing, images, data_root, where)
+            yield _Job(f"{timing.claim}, {' '.join(timing.data)}", out or COMMITTED / where.machine, make, there)
     claim, name = _PUBLISHED
     if not claims or claim in claims:
         there = Record(**_base(claim), detector=name, num_classes=80, dataset=_named("coco", "val2017")).name
@@ -276,6 +293,21 @@ def _photographed(
         return None
     about = {**_base(claim), "detector": "none", "num_classes": 0, "hardware": where}
     return Record(**about, dataset=dataset_id(dataset), metrics=look(dataset, images))
+
+
+def _about_times(timing: Timing, where: Hardware) -> dict[str, Any]:
+    return {**_base(timing.claim), "detector": "none", "num_classes": 0, "scale": timing.scale, "hardware": where}
+
+
+def _timed(timing: Timing, images: int, data_root: Path | None, where: Hardware) -> Record | None:
+    try:
+        dataset = open_dataset(*timing.data, data_root)
+    except DatasetError:
+        return None
+    found = timing.run(dataset, images)
+    about = _about_times(timing, where)
+    about["protocol"] = {**about["protocol"], **found.protocol}
+    return Record(**about, dataset=dataset_id(dataset), metrics=found.metrics, samples=found.samples)
 
 
 def _swept(sweep: Sweep, subject: Subject, split: str, images: int) -> Record:

@@ -15,17 +15,19 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import box_iou
 
-from benchmarks.claims.measure.running import Rows, against, in_points, scores_of, seen, truth_of
+from benchmarks.claims.measure.running import Rows, against, gains, in_points, scored, scores_of, seen, truth_of
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, category_of_label, coco_rows
+from benchmarks.proposals import remembering
 from ops.match import BETWEEN
 from ops.nms import Suppression, suppressing
 from ops.structures import Target
 from zoo.one_stage.retinanet import RetinaNet
 from zoo.one_stage.ron import RON
 from zoo.one_stage.ssd import SSD
+from zoo.two_stage.rcnn import RCNN
 
-__all__ = ["easy_share", "gated", "levels_alone", "proposal_cap", "suppressed"]
+__all__ = ["corrected", "easy_share", "gated", "levels_alone", "proposal_cap", "suppressed"]
 
 
 def easy_share(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
@@ -183,6 +185,35 @@ def proposal_cap(subject: Subject, dataset: Dataset, images: int) -> dict[str, A
         model.rpn.after_nms = own
     rows = {str(count): _recalls(tally) for count, tally in tallies.items()}
     return {"by_proposals": rows}
+
+
+def corrected(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
+    """AP of an R-CNN with its box regressors and without, of the same weights, proposals and scores.
+
+    Suppression comes after the correction, so that it removes other boxes on either side, as it does in use.
+    """
+    model = subject.model
+    assert isinstance(model, RCNN)
+    own = model.regress
+    rows: dict[bool, Rows] = {True: [], False: []}
+    categories = category_of_label(dataset, model.num_classes, subject.class_names)
+    try:
+        with remembering(model, dataset, limit=images):
+            for index, image, _ in seen(dataset, images, "regressors"):
+                batch = model.preprocess([image])
+                outputs = model.network(batch)
+                for model.regress, answers in rows.items():
+                    answers += coco_rows(model.postprocess(outputs, batch)[0], dataset.image_ids[index], categories)
+    finally:
+        model.regress = own
+    truth = truth_of(dataset, images)
+    on, off = (scored(truth, answers) for answers in rows.values())
+    names = ("AP", "AP50", "AP75")
+    return {
+        "regressed": on.points(names),
+        "not_regressed": off.points(names),
+        "gains": gains(on, off, names, ("AP75", "AP50")),
+    }
 
 
 def _covered(objects: Tensor, boxes: Tensor, allowed: Tensor | None = None) -> Tensor:

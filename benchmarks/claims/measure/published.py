@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from benchmarks.claims.measure.running import in_points
+from benchmarks.claims.measure.running import Scored, gains, scored
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject, category_of_label, detect
-from benchmarks.metrics import load_detections, load_ground_truth, match, score_matches
-from benchmarks.metrics.bootstrap import TOTALS, resample
-from benchmarks.metrics.intervals import interval
+from benchmarks.metrics import load_ground_truth
 
 __all__ = ["SIZES", "input_sizes"]
 
@@ -30,30 +25,14 @@ def input_sizes(subject: Subject, dataset: Dataset, images: int | None = None) -
     model: Any = subject.model
     categories = category_of_label(dataset, model.num_classes, subject.class_names)
     truth = load_ground_truth(dataset.coco())
-    own, scores, samples = model.size, {}, {}
+    own, found = model.size, dict[int, Scored]()
     try:
         for size in SIZES:
             model.resize(size)
-            results = load_detections(detect(model, dataset, categories=categories, limit=images), truth)
-            matches = match(truth, results)
-            scores[size] = score_matches(truth, results, matches)["stats"]
-            samples[size] = resample(matches, 500)
+            found[size] = scored(truth, detect(model, dataset, categories=categories, limit=images))
     finally:
         model.resize(own)
-    by_size = {str(size): {name: in_points(scores[size][name]) for name in _NAMES} for size in SIZES}
-    first, last = SIZES[0], SIZES[-1]
-    gains: dict[str, dict[str, Any]] = {}
-    draws: dict[str, NDArray[np.float64]] = {}
-    for name in _NAMES:
-        column = TOTALS.index(name)
-        draws[name] = 100 * (samples[last].totals[:, column] - samples[first].totals[:, column])
-        gains[name] = _gain(by_size[str(last)][name], by_size[str(first)][name], draws[name])
-    both = gains["AP_S"]["gain"] - gains["AP_L"]["gain"]
-    gains["AP_S - AP_L"] = _gain(both, 0.0, draws["AP_S"] - draws["AP_L"])
-    return {"by_size": by_size, "gains": gains}
-
-
-def _gain(later: float | None, earlier: float | None, draws: NDArray[np.float64]) -> dict[str, Any]:
-    gain = (later or 0.0) - (earlier or 0.0)
-    ends = interval(gain, draws)
-    return {"gain": gain, "interval": None if ends is None else list(ends)}
+    return {
+        "by_size": {str(size): one.points(_NAMES) for size, one in found.items()},
+        "gains": gains(found[SIZES[-1]], found[SIZES[0]], _NAMES, ("AP_S", "AP_L")),
+    }
