@@ -17,7 +17,7 @@ from benchmarks.claims.ledger import Claim, Rule, Verdict
 from benchmarks.claims.verdicts import decide
 from benchmarks.metrics.intervals import ratio_of_medians
 
-__all__ = ["RULES", "judge_ratio"]
+__all__ = ["RULES", "by_image", "judge_ratio"]
 
 _TEST = "shapes test"
 _HERE = "on this machine, with these weights"
@@ -70,12 +70,12 @@ def _of_two(
         lacking = [d for d, one in zip(detectors, records, strict=True) if one not in known]
         what = "" if stage == "end_to_end" else f", {stage} timed apart"
         return Verdict("cannot tell", wanted=f"latency of {' and '.join(lacking)} on {_TEST}{what}")
-    first, second = (_by_image(one, stage) for one in known)
+    first, second = (by_image(one, stage) for one in known)
     places = [one.place for one in known]
     return judge_ratio(name, first, second, **rules, rests_on=places, how=", timed apart", moved=found.farthest_move)
 
 
-def _by_image(found: Found, stage: str) -> list[float]:
+def by_image(found: Found, stage: str) -> list[float]:
     """Seconds of each image: the middle of its rounds, where it was timed in several."""
     samples = found.record.samples[stage]
     images = int(found.record.protocol.get("calls_a_round", len(samples)))
@@ -118,7 +118,7 @@ def _search_share(_: Claim, found: Evidence) -> Verdict:
     one = found.latency("fast_rcnn_vgg16", _TEST)
     if one is None or "proposals" not in one.record.samples:
         return Verdict("cannot tell", wanted=f"latency of fast_rcnn_vgg16 on {_TEST}, proposals timed apart")
-    part, whole = (_by_image(one, stage) for stage in ("proposals", "end_to_end"))
+    part, whole = (by_image(one, stage) for stage in ("proposals", "end_to_end"))
     return judge_ratio(
         "selective search's share of the time", part, whole, limit=0.5,
         fails_under=0.5, rests_on=[one.place],
