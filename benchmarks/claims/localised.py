@@ -29,7 +29,7 @@ def _own(first: NDArray[np.bool_], _: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return first
 
 
-def _exacter(two: str, one: str, words: str, counted: _Counted, part: str) -> Rule:
+def _exacter(two: str, one: str, counted: _Counted, part: str) -> Rule:
     """The rule that the true positives of a two-stage detector overlap their objects more than a one-stage one's."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
@@ -51,7 +51,7 @@ def _exacter(two: str, one: str, words: str, counted: _Counted, part: str) -> Ru
         verdict = of_one_training(verdict, next(iter(apart.values()))[1])
         return of_alike(verdict, found, (two, sides[0]), (one, sides[1]))
 
-    return Rule(_CLAIM, "S", words, judge, part)
+    return Rule(_CLAIM, "S", _WORDS, judge, f"{two} against {one}, {part}")
 
 
 def _same_images(first: Found, second: Found) -> bool:
@@ -83,13 +83,10 @@ def _ious(one: Found) -> list[NDArray[np.float64]]:
 
 
 _PAIRS = (("faster_rcnn_vgg16", "ssd300_vgg16"), ("faster_rcnn_r50_fpn", "retinanet_r50_fpn"))
-_HERE = "two stages less one: over 0 in every seed and in its interval"
+_WORDS = "mean IoU of true positives, two stages less one: over 0 in every seed and in its interval"
 
 RULES: tuple[Rule, ...] = tuple(
-    _exacter(two, one, f"mean IoU of true positives {words}, {_HERE}", counted, f"{two} against {one}, {part}")
-    for two, one in _PAIRS
-    for words, counted, part in (
-        ("on the objects that both found", _both, "found by both"),
-        ("on the objects that each found by itself", _own, "found by each"),
-    )
+    _exacter(*pair, counted, part)
+    for pair in _PAIRS
+    for counted, part in ((_both, "objects that both found"), (_own, "objects that each found"))
 )

@@ -144,7 +144,7 @@ def _published(name: str, words: str, part: str) -> Rule:
 
 _CENTER, _HERE = "centernet511_hg52", "over 0 in every seed and in its interval"
 _REFINEDET = "refinedet320_vgg16"
-_FILTERED = {"tiled": "as tiled", "refined": "as the first step put them"}
+_ANCHORS = {"tiled": "as tiled", "refined": "as the first step put them"}
 _NEAR = {"0": "touch an object", "0.3": "overlap one by 0.3"}
 
 RULES: tuple[Rule, ...] = (
@@ -181,31 +181,32 @@ RULES: tuple[Rule, ...] = (
     _swept("proposal-recall-cap", "faster_rcnn_vgg16", "final recall rises with that of the proposals (Spearman)",
            _recall_follows, "rank agreement in hundredths", part="5 to 100 proposals", limit=90.0),
     *(
-        _swept("two-step", _REFINEDET, f"IoU with their objects after the first step less before: {_HERE}; under 5 "
-               "points it does not matter", _at(chosen, "rise"), "mean IoU", matters=5.0, images=_ends(chosen),
+        _swept("two-step", _REFINEDET, f"IoU with their objects after it less before: {_HERE}; under 5 points "
+               "it does not matter", _at(chosen, "rise"), "mean IoU", matters=5.0, images=_ends(chosen),
                part=f"first step, anchors matched {how}")
-        for chosen, how in _FILTERED.items()
+        for chosen, how in _ANCHORS.items()
     ),
     _swept("naf", _REFINEDET, "theta 0.99 drops over 50 % of the anchors", _at("theta", "0.99", "anchors"),
            "share of anchors dropped", part="many are dropped", limit=50.0),
     *(
         _swept("naf", _REFINEDET, "theta 0.99 leaves over 99 % of those that overlap an object by 0.5",
                _kept("theta", "0.99", chosen), "share of positives left", part=f"none on objects, {how}", limit=99.0)
-        for chosen, how in _FILTERED.items()
+        for chosen, how in _ANCHORS.items()
     ),
     _swept("naf", _REFINEDET, f"theta 0.99 less 1 at the test, same weights: {_HERE}; fails where half a point is "
            "excluded", _at("theta", "1", "own_less", "difference"), "AP", part="at the test alone", matters=0.5,
            images=_ends("theta", "1", "own_less")),
     *(
         _swept("anchor-free-or-refined-alignment", f"{_REFINEDET}_unfiltered",
-               f"rank correlation of score and IoU, refined less tiled, of anchors that {which}: {_HERE}",
-               _at("rank", reach, "difference"), "rank agreement in hundredths", images=_ends("rank", reach),
-               part=f"anchors that {which}")
+               f"rank correlation of score and IoU, refined less tiled: {_HERE}",
+               _at("rank", reach, "difference"), f"rank agreement in hundredths less that of {_REFINEDET}_one_step",
+               images=_ends("rank", reach), part=f"anchors that {which}")
         for reach, which in _NEAR.items()
     ),
     _swept("anchor-free-or-refined-alignment", f"{_REFINEDET}_unfiltered",
-           f"scores of refined less of tiled anchors on equal boxes, mean over both sets of boxes: {_HERE}",
-           _at("swapped", "gain"), "AP", images=_ends("swapped"), part="scores swapped"),
+           f"AP of equal boxes by scores of refined less of tiled anchors, mean over the boxes of both: {_HERE}",
+           _at("swapped", "gain"), f"AP by scores less those of {_REFINEDET}_one_step",
+           images=_ends("swapped"), part="scores swapped"),
     _published("AP", "the interval over the images is over 0", "one set of weights, AP"),
     _published("AP_S", "the interval over the images is over 0", "one set of weights, small objects"),
     _published("AP_S - AP_L", "small objects gain more than large ones", "one set of weights, small over large"),

@@ -31,7 +31,7 @@ def test_boxes_are_compared_on_the_objects_that_both_found() -> None:
         more = 0.01 * seed
         records.append(placed(TWO, seed, [[0.8 + more, 0.5], [0.9 + more, 0.5, None]]))
         records.append(placed(ONE, seed, [[0.7, None], [0.8, None, 0.75]]))
-    both, own = places("found by both", *records), places("found by each", *records)
+    both, own = places("objects that both found", *records), places("objects that each found", *records)
     assert (both.word, own.word) == ("holds", "fails")
     assert f"{TWO} less {ONE}: +11.0 points (+10.0 +11.0 +12.0 by seed)" in both.figure
     # 67.5 on four objects against 75 on three, and half a point more a seed.
@@ -43,7 +43,7 @@ def test_boxes_are_compared_on_the_objects_that_both_found() -> None:
 def test_one_training_tells_its_images() -> None:
     ious: list[list[float | None]] = [[0.8, 0.9], [0.7], [], [0.95, None]]
     less: list[list[float | None]] = [[0.7, 0.8], [0.6], [], [None, 0.7]]
-    found = places("found by both", placed(TWO, 0, ious), placed(ONE, 0, less))
+    found = places("objects that both found", placed(TWO, 0, ious), placed(ONE, 0, less))
     assert (found.word, found.interval) == ("cannot tell", None)
     assert found.figure.endswith("+10.0 points (+10.0 by seed), +10.0 to +10.0 over the images of one training")
     assert found.wanted == "2 more seeds (`--checkpoint`)"
@@ -51,15 +51,15 @@ def test_one_training_tells_its_images() -> None:
 
 def test_sides_that_do_not_meet_decide_nothing() -> None:
     one = placed(TWO, 0, [[0.8]])
-    assert f"3 seeds of {ONE}: `python -m benchmarks claims {PLACES}`" in places("found by both", one).wanted
-    assert "in common" in places("found by both", one, placed(ONE, 1, [[0.7]])).wanted
+    assert f"3 seeds of {ONE}: `python -m benchmarks claims {PLACES}`" in places("objects that both found", one).wanted
+    assert "in common" in places("objects that both found", one, placed(ONE, 1, [[0.7]])).wanted
     other = DatasetId(name="shapes", split="test", fingerprint="b" * 48, images=300, objects=9)
     elsewhere = placed(ONE, 0, [[0.7]]).model_copy(update={"dataset": other})
-    assert "in common" in places("found by both", one, elsewhere).wanted
+    assert "in common" in places("objects that both found", one, elsewhere).wanted
     fewer = placed(ONE, 0, [[0.7]]).model_copy(update={"protocol": {"claim": PLACES, "images": 1}})
-    assert "in common" in places("found by both", one, fewer).wanted
+    assert "in common" in places("objects that both found", one, fewer).wanted
     with pytest.raises(LedgerError, match=rf"{ONE}.*metrics\.ious is no list of images; measure it again"):
-        places("found by both", one, swept(PLACES, ONE, 0, {"mean": 1}))
+        places("objects that both found", one, swept(PLACES, ONE, 0, {"mean": 1}))
 
 
 def test_sides_that_learned_from_other_numbers_of_images_decide_nothing() -> None:
@@ -69,7 +69,7 @@ def test_sides_that_learned_from_other_numbers_of_images_decide_nothing() -> Non
             own = Weights(file=f"{detector}.{seed}", sha256=f"{seed}{detector}".ljust(64, "0"))
             records.append(placed(detector, seed, [[iou + 0.001 * seed]]).model_copy(update={"weights": own}))
             records.append(record("training", detector, seed=seed, weights=own, metrics={"steps": steps}))
-    found = places("found by both", *records)
+    found = places("objects that both found", *records)
     assert found.word == "cannot tell"
     assert found.wanted == f"both sides trained on as many images: {TWO} saw 48,000, {ONE} saw 96,000"
 
