@@ -23,7 +23,7 @@ def placed(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
 
     Of the boxes of all images the best-scoring ones count, as many as there are objects, so that every detector has as
     many guesses. A box of the right class finds the object that it overlaps most of those still free, by 0.5 at least,
-    the best-scoring box first.
+    the best-scoring box first. Objects to be ignored do not count.
     """
     answers, objects = [], []
     for _, image, target in seen(dataset, images, "boxes"):
