@@ -4,8 +4,9 @@
     for ruling in judge(found):
         print(ruling.claim.id, ruling.level, ruling.verdict.word, ruling.verdict.figure)
 
-`claims.toml` lists the claims; `printed*`, `structure`, `architecture`, `geometry`, `trained`, `timed` and `sweeps`
-hold the rules, which read and never measure; `measure` measures, for `python -m benchmarks claims`, and needs torch.
+`claims.toml` lists the claims; `printed*`, `structure`, `architecture`, `geometry`, `trained`, `timed`, `sweeps`,
+`localised`, `fronts` and `photographed` hold the rules, which read and never measure; `measure` measures, for `python
+-m benchmarks claims`, and needs torch.
 """
 
 from benchmarks.claims.evidence import Evidence

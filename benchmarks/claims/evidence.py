@@ -185,11 +185,14 @@ class Evidence:
         return None
 
     @cached_property
+    def moves(self) -> tuple[float, ...]:
+        """Of every detector that was timed again, how many times the shorter of two medians the longer was."""
+        return tuple(either_way(ratio) for one in self.of("latency") for ratio in moves(one.record))
+
+    @property
     def farthest_move(self) -> float:
-        """How many times the shorter of a detector's medians in two runs the longer was at most; 1 where none was timed
-        again."""
-        again = (ratio for one in self.of("latency") for ratio in moves(one.record))
-        return max(map(either_way, again), default=1.0)
+        """The largest of the moves; 1 where there are none."""
+        return max(self.moves, default=1.0)
 
     def beside(self, detectors: Iterable[str], test: str) -> Found | None:
         """Times of small detectors that were taken side by side."""
@@ -214,6 +217,11 @@ class Evidence:
             and (data is None or _test(one.record) == data)
             and (detector is None or one.record.called == detector)
         ]
+
+    def swept(self, claim: str, test: str, detector: str) -> dict[int, Found]:
+        """What was measured of a detector's trainings for a claim, by their seed."""
+        measured = self.measured(claim, data=test, detector=detector)
+        return {seed: one for one in measured if (seed := self.seed(one)) is not None}
 
 
 def _test(record: Record) -> str:

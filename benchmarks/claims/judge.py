@@ -7,7 +7,9 @@ from dataclasses import replace
 
 from benchmarks.claims import (
     architecture,
+    fronts,
     geometry,
+    localised,
     photographed,
     printed,
     printed_keypoints,
@@ -33,6 +35,8 @@ RULES: tuple[Rule, ...] = (
     *trained.RULES,
     *timed.RULES,
     *sweeps.RULES,
+    *localised.RULES,
+    *fronts.RULES,
     *photographed.RULES,
 )
 

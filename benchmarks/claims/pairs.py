@@ -10,7 +10,10 @@ from benchmarks.claims.evidence import Arm, Evidence, Quantity, points
 from benchmarks.claims.ledger import Claim, Rule, Verdict
 from benchmarks.claims.verdicts import LEAST_SEEDS, Interval, decide, seeds_to_decide, student
 
-__all__ = ["Pair", "judge_values", "less", "over", "pair_rule", "single_rule"]
+__all__ = ["Pair", "judge_values", "less", "of_alike", "of_one_training", "over", "pair_rule", "single_rule"]
+
+Side = tuple[str, Arm]
+"""A detector's name and its trainings."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,10 @@ def pair_rule(
             return Verdict(
                 "cannot tell", wanted=f"a seed that {first[0]} and {second[0]} have in common on {pair.test}"
             )
-        unalike = _unalike(found, first, second) if same_steps else None
         verdict = judge_values(
             values, f"{name}, {sides}", limit=limit, matters=matters, equal_within=equal_within, rests_on=places
         )
-        return verdict if unalike is None else _open(verdict, unalike)
+        return of_alike(verdict, found, first, second) if same_steps else verdict
 
     return Rule(claim, "S", words, judge, part)
 
@@ -166,20 +168,21 @@ def judge_values(
     )
 
 
+def of_one_training(verdict: Verdict, ends: tuple[float, float] | None) -> Verdict:
+    """A verdict that has seeds too few for an interval, whose figure then tells that over the images of one."""
+    if verdict.interval is not None or ends is None:
+        return verdict
+    figure = f"{verdict.figure}, {ends[0]:+.1f} to {ends[1]:+.1f} over the images of one training"
+    return replace(verdict, figure=figure, wanted=f"{verdict.wanted} (`--checkpoint`)")
+
+
 def _wanted(found: Interval, limit: float, matters: float) -> str:
     seeds = seeds_to_decide(found, limit=limit, matters=matters)
     half = f"the half-width is {found.half_width:.1f}"
     return f"more seeds than can be trained; {half}" if seeds is None else f"about {seeds} seeds in all; {half}"
 
 
-def _open(verdict: Verdict, why: str) -> Verdict:
-    return Verdict("cannot tell", verdict.figure, verdict.interval, verdict.rests_on, why)
-
-
-_Side = tuple[str, Arm]
-
-
-def _best(found: Evidence, names: Sequence[str], pair: Pair) -> _Side | None:
+def _best(found: Evidence, names: Sequence[str], pair: Pair) -> Side | None:
     arms = {name: found.arm(name, pair.test, pair.suppression, pair.images) for name in names}
     known = {name: arm for name, arm in arms.items() if arm}
     if not known:
@@ -207,16 +210,17 @@ def _differences(first: Arm, second: Arm, quantity: Quantity) -> tuple[dict[int,
     return values, places
 
 
-def _unalike(found: Evidence, first: _Side, second: _Side) -> str | None:
-    """What would make the sides' means equal; None where they are."""
+def of_alike(verdict: Verdict, found: Evidence, first: Side, second: Side) -> Verdict:
+    """A verdict on two sides, which decides nothing where they did not see as many images in training."""
 
     def seen(arm: Arm) -> int | None:
         return found.images_seen(next(iter(arm.values())))
 
     means = [seen(first[1]), seen(second[1])]
     if means[0] == means[1]:
-        return None
+        return verdict
     told = [f"{name} saw {'unknown' if count is None else f'{count:,}'}" for (name, _), count in zip(
         (first, second), means, strict=True
     )]  # fmt: skip
-    return f"both sides trained on as many images: {', '.join(told)}"
+    wanted = f"both sides trained on as many images: {', '.join(told)}"
+    return Verdict("cannot tell", verdict.figure, verdict.interval, verdict.rests_on, wanted)

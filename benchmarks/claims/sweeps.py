@@ -9,16 +9,10 @@ from scipy.stats import spearmanr
 
 from benchmarks.claims.evidence import Evidence, Found
 from benchmarks.claims.ledger import Claim, Rule, Verdict
-from benchmarks.claims.pairs import judge_values
+from benchmarks.claims.pairs import judge_values, of_one_training
 from benchmarks.claims.verdicts import LEAST_SEEDS, decide
 
 __all__ = ["RULES"]
-
-
-def _by_seed(found: Evidence, claim: str, test: str, detector: str) -> dict[int, Found]:
-    """What was measured of a detector's trainings, by their seed."""
-    measured = found.measured(claim, data=test, detector=detector)
-    return {seed: one for one in measured if (seed := found.seed(one)) is not None}
 
 
 def _swept(
@@ -32,13 +26,13 @@ def _swept(
     test: str = "shapes test",
     limit: float = 0.0,
     matters: float | None = None,
-    images: Callable[[Found], tuple[float, float]] | None = None,
+    images: Callable[[Found], tuple[float, float] | None] | None = None,
     rests: str = "",
 ) -> Rule:
     """The rule that a value of each training exceeds a limit; `images` is its interval over the images of one."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        own = _by_seed(found, rests or claim, test, detector)
+        own = found.swept(rests or claim, test, detector)
         if not own:
             return Verdict(
                 "cannot tell",
@@ -48,23 +42,25 @@ def _swept(
         verdict = judge_values(
             values, f"{name}, {detector}", limit=limit, matters=matters, rests_on=[one.place for one in own.values()]
         )
-        if verdict.interval is None and images is not None:
-            low, high = images(next(iter(own.values())))
-            figure = f"{verdict.figure}, {low:+.1f} to {high:+.1f} over the images of one training"
-            return Verdict(verdict.word, figure, None, verdict.rests_on, f"{verdict.wanted} (`--checkpoint`)")
-        return verdict
+        return verdict if images is None else of_one_training(verdict, images(next(iter(own.values()))))
 
     return Rule(claim, "S", words, judge, part)
 
 
-def _ends(*keys: str) -> Callable[[Found], tuple[float, float]]:
-    def of(one: Found) -> tuple[float, float]:
+def _ends(*keys: str) -> Callable[[Found], tuple[float, float] | None]:
+    def of(one: Found) -> tuple[float, float] | None:
         value = one.record.metrics
         for key in keys:
             value = value[key]
-        return value["interval"][0], value["interval"][1]
+        ends = value["interval"]
+        return None if ends is None else (ends[0], ends[1])
 
     return of
+
+
+def _kept(*keys: str) -> Callable[[Found], float]:
+    """What is left of a hundred."""
+    return lambda one: 100 - one.number(*keys)
 
 
 def _at(*keys: str) -> Callable[[Found], float]:
@@ -114,7 +110,7 @@ def _recall_follows(one: Found) -> float:
 
 def _crowd_threshold(_: Claim, found: Evidence) -> Verdict:
     """The best threshold on the crowd against that on the sparse scene, of the same weights."""
-    own = {scene: _by_seed(found, "nms-crowd", f"shapes {scene}", "ssd300_vgg16") for scene in ("crowd", "sparse")}
+    own = {scene: found.swept("nms-crowd", f"shapes {scene}", "ssd300_vgg16") for scene in ("crowd", "sparse")}
     seeds = own["crowd"].keys() & own["sparse"].keys()
     if not seeds:
         return Verdict(
@@ -147,6 +143,9 @@ def _published(name: str, words: str, part: str) -> Rule:
 
 
 _CENTER, _HERE = "centernet511_hg52", "over 0 in every seed and in its interval"
+_REFINEDET = "refinedet320_vgg16"
+_ANCHORS = {"tiled": "as tiled", "refined": "as the first step put them"}
+_NEAR = {"0": "touch an object", "0.3": "overlap one by 0.3"}
 
 RULES: tuple[Rule, ...] = (
     *(
@@ -186,6 +185,33 @@ RULES: tuple[Rule, ...] = (
     _swept("box-regression", "rcnn_alexnet", f"what AP75 gains less what AP50 gains: {_HERE}",
            _at("gains", "AP75 - AP50", "gain"), "AP75 - AP50", part="AP75 over AP50",
            images=_ends("gains", "AP75 - AP50")),
+    *(
+        _swept("two-step", _REFINEDET, f"IoU with their objects after it less before: {_HERE}; under 5 points "
+               "it does not matter", _at(chosen, "rise"), "mean IoU", matters=5.0, images=_ends(chosen),
+               part=f"first step, anchors matched {how}")
+        for chosen, how in _ANCHORS.items()
+    ),
+    _swept("naf", _REFINEDET, "theta 0.99 drops over 50 % of the anchors", _at("theta", "0.99", "anchors"),
+           "share of anchors dropped", part="many are dropped", limit=50.0),
+    *(
+        _swept("naf", _REFINEDET, "theta 0.99 leaves over 99 % of those that overlap an object by 0.5",
+               _kept("theta", "0.99", chosen), "share of positives left", part=f"none on objects, {how}", limit=99.0)
+        for chosen, how in _ANCHORS.items()
+    ),
+    _swept("naf", _REFINEDET, f"theta 0.99 less 1 at the test, same weights: {_HERE}; fails where half a point is "
+           "excluded", _at("theta", "1", "own_less", "difference"), "AP", part="at the test alone", matters=0.5,
+           images=_ends("theta", "1", "own_less")),
+    *(
+        _swept("anchor-free-or-refined-alignment", f"{_REFINEDET}_unfiltered",
+               f"rank correlation of score and IoU, refined less tiled: {_HERE}",
+               _at("rank", reach, "difference"), f"rank agreement in hundredths less that of {_REFINEDET}_one_step",
+               images=_ends("rank", reach), part=f"anchors that {which}")
+        for reach, which in _NEAR.items()
+    ),
+    _swept("anchor-free-or-refined-alignment", f"{_REFINEDET}_unfiltered",
+           f"AP of equal boxes by scores of refined less of tiled anchors, mean over the boxes of both: {_HERE}",
+           _at("swapped", "gain"), f"AP by scores less those of {_REFINEDET}_one_step",
+           images=_ends("swapped"), part="scores swapped"),
     _published("AP", "the interval over the images is over 0", "one set of weights, AP"),
     _published("AP_S", "the interval over the images is over 0", "one set of weights, small objects"),
     _published("AP_S - AP_L", "small objects gain more than large ones", "one set of weights, small over large"),

@@ -78,7 +78,7 @@ def _of_two(
 
 
 def by_image(found: Found, stage: str) -> list[float]:
-    """Seconds of each image in the samples of a name: the middle of its rounds, where it was timed in several."""
+    """Seconds of each image: the middle of its rounds, where it was timed in several."""
     samples = found.record.samples[stage]
     images = int(found.record.protocol.get("calls_a_round", len(samples)))
     return [statistics.median(samples[image::images]) for image in range(images)]

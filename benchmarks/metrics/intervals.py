@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks.metrics.bootstrap import PER_CLASS, TOTALS, Resampled
 
-__all__ = ["DEFAULT", "METHODS", "Method", "interval", "intervals_of", "ratio_of_medians"]
+__all__ = ["DEFAULT", "METHODS", "Method", "interval", "intervals_of", "means_apart", "ratio_of_medians"]
 
 Method = Literal["basic", "bias_corrected", "normal", "percentile", "shifted"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -106,3 +106,25 @@ def ratio_of_medians(ours: Sequence[float], theirs: Sequence[float], draws: int 
     medians = np.median(pairs[:, rows], axis=2)
     low, high = np.percentile(medians[0] / medians[1], [2.5, 97.5]).tolist()
     return {"median": float(np.median(pairs[0]) / np.median(pairs[1])), "low": low, "high": high}
+
+
+def means_apart(
+    ours: NDArray[np.float64], theirs: NDArray[np.float64], *, draws: int = 1_000
+) -> tuple[float, tuple[float, float] | None]:
+    """Difference of two means over things in images, and its interval over the images, the same ones for both.
+
+    Args:
+        ours: `[I, 2]`: of each image the sum over its things, and how many they are.
+        theirs: Likewise, of other things of the same images.
+        draws: Resamples of the images.
+    """
+
+    def apart(both: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):
+            found: NDArray[np.float64] = both[..., 0] / both[..., 1] - both[..., 2] / both[..., 3]
+        return found
+
+    images = np.concatenate([ours, theirs], 1)
+    shares = np.random.default_rng(0).multinomial(len(images), np.full(len(images), 1 / len(images)), size=draws)
+    difference = float(apart(images.sum(0)))
+    return difference, interval(difference, apart(shares @ images))

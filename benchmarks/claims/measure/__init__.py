@@ -22,13 +22,12 @@ from benchmarks.claims.measure import (
     convolutions,
     counts,
     evaluators,
-    keypoints,
-    networks,
     operators,
     photographs,
     published,
     regions,
 )
+from benchmarks.claims.measure.sweeping import SWEEPS, Sweep, partner_of, subjects
 from benchmarks.claims.measure.turns import Timing
 from benchmarks.datasets import Dataset, DatasetError, open_dataset
 from benchmarks.evaluate import Subject, load_subject
@@ -72,37 +71,6 @@ BOXES: dict[str, Callable[[boxes.Boxes], dict[str, Any]]] = {
     "level-by-scale": boxes.levels,
 }
 """By claim, what is counted over the boxes of data sets."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A trained detector run at other settings.
-
-    Attributes:
-        claim: Id.
-        detectors: Catalog names.
-        run: What measures.
-        splits: Of `shapes`.
-    """
-
-    claim: str
-    detectors: tuple[str, ...]
-    run: Callable[[Subject, Dataset, int], dict[str, Any]]
-    splits: tuple[str, ...] = ("test",)
-
-
-SWEEPS: tuple[Sweep, ...] = (
-    Sweep("fd-not-share", ("cornernet511_hg52", "centernet511_hg52"), keypoints.false_rates),
-    Sweep("gt-centers", ("centernet511_hg52",), keypoints.true_centers),
-    Sweep("center-hit", ("centernet511_hg52",), keypoints.center_hits),
-    Sweep("region-switch", ("centernet511_hg52",), keypoints.regions),
-    Sweep("easy-loss-share", ("retinanet_r50_fpn",), networks.easy_share),
-    Sweep("objectness-prior", ("ron320_vgg16",), networks.gated),
-    Sweep("level-by-scale", ("ssd300_vgg16",), networks.levels_alone),
-    Sweep("nms-crowd", ("ssd300_vgg16",), networks.suppressed, ("crowd", "sparse")),
-    Sweep("proposal-recall-cap", ("faster_rcnn_vgg16",), networks.proposal_cap),
-    Sweep("box-regression", ("rcnn_alexnet",), networks.corrected),
-)
 
 
 _PUBLISHED = ("input-size", "yolo-fastest-1.1-xl")
@@ -181,7 +149,11 @@ def measure(
         console.print(f"{number} of {len(jobs)}: {job.title}")
         record = job.make()
         if record is None:
-            print(f"{job.title}: data or weights are not there; set DETECTOR_ZOO_DATA and _WEIGHTS", file=sys.stderr)
+            print(
+                f"{job.title}: data or weights are not there; set DETECTOR_ZOO_DATA and _WEIGHTS, or give weights of "
+                f"its seed by --checkpoint",
+                file=sys.stderr,
+            )
             continue
         written.append(record.write(job.folder))
     return written
@@ -201,12 +173,11 @@ def _jobs(
                 yield _Job(f"{claim}, {source}", anywhere, partial(_counted, claim, count, source), name)
     for sweep in SWEEPS:
         if not claims or sweep.claim in claims:
-            for path in _checkpoints(sweep.detectors, extra):
-                subject = load_subject(checkpoints.load(path)[1].detector, path, 0)
+            for subject in subjects(sweep.detectors, extra):
                 for split in sweep.splits:
                     name = _swept_name(sweep.claim, subject, split)
-                    title = f"{sweep.claim}, {path.name}, shapes {split}"
-                    yield _Job(title, anywhere, partial(_swept, sweep, subject, split, images), name)
+                    title = f"{sweep.claim}, {subject.weights.name}, shapes {split}"
+                    yield _Job(title, anywhere, partial(_swept, sweep, subject, split, images, extra), name)
 
     for claim, look in PHOTOGRAPHS.items():
         if not claims or claim in claims:
@@ -224,11 +195,6 @@ def _jobs(
     if not claims or claim in claims:
         there = Record(**_base(claim), detector=name, num_classes=80, dataset=_named("coco", "val2017")).name
         yield _Job(f"{claim}, {name}, coco val2017", anywhere, partial(_published, data_root), there)
-
-
-def _checkpoints(detectors: Sequence[str], extra: Sequence[Path]) -> list[Path]:
-    own = [path for name in detectors for path in checkpoints.shipped(name, "shapes")]
-    return own + [path for path in extra if checkpoints.load(path)[1].detector in detectors]
 
 
 def _base(claim: str) -> dict[str, Any]:
@@ -310,9 +276,16 @@ def _timed(timing: Timing, images: int, data_root: Path | None, where: Hardware)
     return Record(**about, dataset=dataset_id(dataset), metrics=found.metrics, samples=found.samples)
 
 
-def _swept(sweep: Sweep, subject: Subject, split: str, images: int) -> Record:
+def _swept(sweep: Sweep, subject: Subject, split: str, images: int, extra: Sequence[Path]) -> Record | None:
     dataset = open_dataset("shapes", split)
     about = _about(sweep.claim, subject)
     about["protocol"] = {**about["protocol"], "images": min(images, len(dataset))}
-    metrics = sweep.run(subject, dataset, images)
+    beside: tuple[Subject, ...] = ()
+    if sweep.partner:
+        partner = partner_of(subject, sweep.partner, extra)
+        if partner is None:
+            return None
+        about["protocol"]["partner"] = {key: partner.as_recorded()[key] for key in ("detector", "weights")}
+        beside = (partner,)
+    metrics = sweep.run(subject, dataset, images, *beside)
     return Record(**about, dataset=dataset_id(dataset), metrics=metrics)
