@@ -78,12 +78,15 @@ def group_rectangles(rectangles: Tensor, least: int, eps: float = 0.2) -> tuple[
 
 def _linked(given: NDArray[np.float64], eps: float) -> tuple[int, NDArray[np.int64]]:
     """How many groups there are, and which of them each rectangle is in."""
-    edges = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], 1)
+    widths, heights = given[:, 2:].T
+    edges = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], 1).T
     first, second = [], []
     for start in range(0, len(given), 512):
         own = slice(start, start + 512)
-        sides = np.minimum(given[own, None, 2:], given[None, :, 2:]).sum(-1)
-        alike = (np.abs(edges[own, None] - edges[None]) <= (eps * sides * 0.5)[..., None]).all(-1)
+        sides = np.minimum(widths[own, None], widths) + np.minimum(heights[own, None], heights)
+        alike = np.ones(sides.shape, dtype=bool)
+        for edge in edges:
+            alike &= np.abs(edge[own, None] - edge) <= eps * sides * 0.5
         rows, columns = np.nonzero(alike)
         first.append(rows + start)
         second.append(columns)
