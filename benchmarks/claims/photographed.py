@@ -88,14 +88,14 @@ def _faster(classical: str, network: str) -> Callable[[Found], Verdict]:
         before, within = (by_image(one, f"{network} {stage}") for stage in ("preprocess", "network"))
         height, width = about["smallest"]
         return judge_ratio(
-            f"time of {network} over {classical}",
+            f"time of {network} over {classical} ({about['windows']:,.0f} windows a photograph, from {height} x "
+            f"{width} pixels on in steps of {about['scale_step']:.2f})",
             [a + b for a, b in zip(before, within, strict=True)],
             by_image(one, f"{classical} end_to_end"),
             limit=1,
             fails_under=1,
             rests_on=[one.place],
-            how=f", by turns; {about['windows']:,.0f} windows a photograph, from {height} x {width} pixels on in steps "
-            f"of {about['scale_step']:.2f}",
+            how=", by turns",
         )
 
     return test

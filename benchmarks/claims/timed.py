@@ -156,8 +156,8 @@ def _of_regions(stage: str) -> Callable[[Claim, Evidence], Verdict]:
         images = len(slopes[shared])
         costs = " and ".join(f"{1e5 * statistics.median(slopes[name]):.1f} ms in {name}" for name in slopes)
         maps, crops = (one.number("seen_by_last_stage", name, str(max(counts))) for name in slopes)
-        figure = f"a hundred regions cost {costs}: ratio {ratio['median']:.2f}, {images} images, by turns; of "
-        figure += f"{max(counts):,} regions the last stage sees {maps:,.0f} map against {crops:,.0f} crops"
+        figure = f"of {max(counts):,} regions the last stage sees {maps:,.0f} map against {crops:,.0f} crops; a "
+        figure += f"hundred regions cost {costs}: ratio {ratio['median']:.2f}, {images} images, by turns"
         lacking = f"more images; {images} so far" if word == "cannot tell" else ""
         return Verdict(word, figure, (ratio["low"], ratio["high"]), (one.place,), lacking)
 
