@@ -127,8 +127,7 @@ def measure(
     Raises:
         LedgerError: A claim is unknown, nothing is measured for it, or there are no images to see.
     """
-    known = {*EXACT, *BOXES, *(sweep.claim for sweep in SWEEPS), *PHOTOGRAPHS, _PUBLISHED[0]}
-    known |= {timing.claim for timing in TIMES}
+    known = {*EXACT, *BOXES, *PHOTOGRAPHS, *(one.claim for one in (*SWEEPS, *TIMES)), _PUBLISHED[0]}
     for claim in claims:
         if claim not in {one.id for one in read_claims().claims}:
             raise LedgerError(f"there is no claim {claim}; benchmarks/claims/claims.toml lists them")
