@@ -127,7 +127,7 @@ def measure(
     Raises:
         LedgerError: A claim is unknown, nothing is measured for it, or there are no images to see.
     """
-    known = {*EXACT, *BOXES, *PHOTOGRAPHS, *(one.claim for one in (*SWEEPS, *TIMES)), _PUBLISHED[0]}
+    known = {*EXACT, *BOXES, *PHOTOGRAPHS, *(one.claim for one in SWEEPS), *(one.claim for one in TIMES), _PUBLISHED[0]}
     for claim in claims:
         if claim not in {one.id for one in read_claims().claims}:
             raise LedgerError(f"there is no claim {claim}; benchmarks/claims/claims.toml lists them")
