@@ -29,13 +29,13 @@ from benchmarks.claims.measure import (
 )
 from benchmarks.claims.measure.sweeping import SWEEPS, Sweep, partner_of, subjects
 from benchmarks.claims.measure.turns import Timing
-from benchmarks.datasets import Dataset, DatasetError, open_dataset
+from benchmarks.datasets import DatasetError, open_dataset
 from benchmarks.evaluate import Subject, load_subject
 from benchmarks.provenance import commit, dataset_id, versions
 from benchmarks.results import COMMITTED, DatasetId, Hardware, Record
 from zoo import checkpoints
 
-__all__ = ["BOXES", "EXACT", "PHOTOGRAPHS", "SWEEPS", "TIMES", "measure"]
+__all__ = ["BOXES", "EXACT", "SWEEPS", "TIMES", "measure"]
 
 EXACT: dict[str, Callable[[], dict[str, Any]]] = {
     "roialign-shift": operators.pooled_ramp,
@@ -72,24 +72,18 @@ BOXES: dict[str, Callable[[boxes.Boxes], dict[str, Any]]] = {
 }
 """By claim, what is counted over the boxes of data sets."""
 
-
 _PUBLISHED = ("input-size", "yolo-fastest-1.1-xl")
 """Claim, and the published network that is run at several inputs."""
-
-
-PHOTOGRAPHS: dict[str, Callable[[Dataset, int], dict[str, Any]]] = {
-    "cascade-front": photographs.cascade_work,
-    "ss-2000": photographs.region_proposals,
-}
-"""By claim, what is counted and timed on the photographs of a VOC split, on one core."""
 
 _TAKEN = ("voc", "2012_test")
 
 TIMES: tuple[Timing, ...] = (
+    Timing("cascade-front", photographs.cascade_work, _TAKEN, "paper"),
+    Timing("ss-2000", photographs.region_proposals, _TAKEN, "paper"),
     Timing("rfcn-roi-cost", regions.region_costs, ("shapes", "test"), "small"),
     Timing("classical-cpu", classical.classical_costs, _TAKEN, "paper"),
 )
-"""What is timed by turns, on one core."""
+"""What is timed or counted on one core."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +121,7 @@ def measure(
     Raises:
         LedgerError: A claim is unknown, nothing is measured for it, or there are no images to see.
     """
-    known = {*EXACT, *BOXES, *PHOTOGRAPHS, *(one.claim for one in SWEEPS), *(one.claim for one in TIMES), _PUBLISHED[0]}
+    known = {*EXACT, *BOXES, *(one.claim for one in SWEEPS), *(one.claim for one in TIMES), _PUBLISHED[0]}
     for claim in claims:
         if claim not in {one.id for one in read_claims().claims}:
             raise LedgerError(f"there is no claim {claim}; benchmarks/claims/claims.toml lists them")
@@ -177,13 +171,6 @@ def _jobs(
                     name = _swept_name(sweep.claim, subject, split)
                     title = f"{sweep.claim}, {subject.weights.name}, shapes {split}"
                     yield _Job(title, anywhere, partial(_swept, sweep, subject, split, images, extra), name)
-
-    for claim, look in PHOTOGRAPHS.items():
-        if not claims or claim in claims:
-            where = hardware.stamp("cpu", 1)
-            there = Record(**_base(claim), detector="none", num_classes=0, dataset=_named(*_TAKEN)).name
-            make = partial(_photographed, claim, look, images, data_root, where)
-            yield _Job(f"{claim}, {' '.join(_TAKEN)}", out or COMMITTED / where.machine, make, there)
     for timing in TIMES:
         if not claims or timing.claim in claims:
             where = hardware.stamp("cpu", 1)
@@ -243,21 +230,6 @@ def _published(data_root: Path | None) -> Record | None:
         return None
     about = {**_about(claim, subject), "scale": "paper", "overrides": {}}
     return Record(**about, dataset=dataset_id(dataset), metrics=published.input_sizes(subject, dataset))
-
-
-def _photographed(
-    claim: str,
-    look: Callable[[Dataset, int], dict[str, Any]],
-    images: int,
-    data_root: Path | None,
-    where: Hardware,
-) -> Record | None:
-    try:
-        dataset = open_dataset(*_TAKEN, data_root)
-    except DatasetError:
-        return None
-    about = {**_base(claim), "detector": "none", "num_classes": 0, "hardware": where}
-    return Record(**about, dataset=dataset_id(dataset), metrics=look(dataset, images))
 
 
 def _about_times(timing: Timing, where: Hardware) -> dict[str, Any]:

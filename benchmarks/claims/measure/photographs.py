@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.claims.measure.running import seen, truth_of
+from benchmarks.claims.measure.turns import Timed
 from benchmarks.datasets import Dataset
 from benchmarks.latency.machine import fixed_threads
 from benchmarks.metrics.proposals import proposal_recall
@@ -31,7 +31,7 @@ _EVERY_STAGE = 200
 """About so many windows of each scale of the first image go through all stages, whether they fail or not."""
 
 
-def cascade_work(dataset: Dataset, images: int) -> dict[str, Any]:
+def cascade_work(dataset: Dataset, images: int) -> Timed:
     """How much of OpenCV's frontal face cascade a window of a photograph meets, every window of every scale counted.
 
     Windows of too little contrast are rejected before the first feature, and meet none.
@@ -53,18 +53,20 @@ def cascade_work(dataset: Dataset, images: int) -> dict[str, Any]:
                 unlike += int((_passes_all(cascades, sums, starts[some]) != (found[some] == len(stages))).sum())
     ends = torch.tensor([0, *(rows.stop for rows, _ in stages), stages[-1][0].stop])
     windows, features, met = int(passed.sum()), stages[-1][0].stop, int((passed * ends).sum())
-    return {
-        "images": min(images, len(dataset)),
-        "cascade": _FACES,
-        "stages": len(stages),
-        "features": features,
-        "windows": windows,
-        "features_met": met / windows,
-        "share_met": met / windows / features,
-        "left_after_two": int(passed[3:].sum()) / windows,
-        "left_after_all": int(passed[-1]) / windows,
-        "decided_otherwise_by_all_stages": unlike,
-    }
+    return Timed(
+        {
+            "images": min(images, len(dataset)),
+            "cascade": _FACES,
+            "stages": len(stages),
+            "features": features,
+            "windows": windows,
+            "features_met": met / windows,
+            "share_met": met / windows / features,
+            "left_after_two": int(passed[3:].sum()) / windows,
+            "left_after_all": int(passed[-1]) / windows,
+            "decided_otherwise_by_all_stages": unlike,
+        }
+    )
 
 
 def _passes_all(cascades: Cascades, sums: Sums, starts: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ def _passes_all(cascades: Cascades, sums: Sums, starts: Tensor) -> Tensor:
     return good
 
 
-def region_proposals(dataset: Dataset, images: int) -> dict[str, Any]:
+def region_proposals(dataset: Dataset, images: int) -> Timed:
     """Boxes that selective search's fast mode proposes, the seconds that it takes, and the objects that they cover."""
     search = SelectiveSearch()
     counts, seconds = list[int](), list[float]()
@@ -92,14 +94,16 @@ def region_proposals(dataset: Dataset, images: int) -> dict[str, Any]:
             proposals[dataset.image_ids[index]] = boxes
     truth = truth_of(dataset, images)
     recall = proposal_recall(truth, proposals, (2_000, max(counts)))
-    return {
-        "images": len(counts),
-        "objects": int((~(truth.crowd | truth.difficult)).sum()),
-        "boxes": _spread(counts),
-        "seconds": _spread(seconds),
-        "recall50_2000": recall["recall50_2000"],
-        "recall50_all": recall[f"recall50_{max(counts)}"],
-    }
+    return Timed(
+        {
+            "images": len(counts),
+            "objects": int((~(truth.crowd | truth.difficult)).sum()),
+            "boxes": _spread(counts),
+            "seconds": _spread(seconds),
+            "recall50_2000": recall["recall50_2000"],
+            "recall50_all": recall[f"recall50_{max(counts)}"],
+        }
+    )
 
 
 def _spread(values: list[int] | list[float]) -> dict[str, float]:

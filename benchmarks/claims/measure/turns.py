@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -38,23 +38,23 @@ class Timed:
     """What a Record is to hold of it.
 
     Attributes:
+        metrics: What was counted, or summed up.
         samples: Seconds of each call, by `NAME STAGE`, in the order of the images, round by round.
         protocol: What the times depend on.
-        metrics: What is to be known besides.
     """
 
-    samples: dict[str, list[float]]
-    protocol: dict[str, Any]
     metrics: dict[str, Any]
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Detectors that a claim has timed by turns.
+    """What a claim has timed or counted on one core.
 
     Attributes:
         claim: Id.
-        run: What times.
+        run: What does so, on a data set and its first images.
         data: Name and split.
         scale: Of the detectors, as in Record.
     """
@@ -108,4 +108,4 @@ def timed_by_turns(rivals: Sequence[Rival], pictures: Sequence[Tensor], rounds: 
         "from": "decoded image in host memory",
         "to": "detections in host memory",
     }
-    return Timed(samples, protocol, {"foreign_load": foreign})
+    return Timed({"foreign_load": foreign}, samples, protocol)
