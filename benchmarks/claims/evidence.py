@@ -151,10 +151,15 @@ class Evidence:
         return steps * batch if isinstance(steps, int) and isinstance(batch, int) else None
 
     def arm(
-        self, detector: str, test: str, suppression: str | None = None, images: int | None = None
+        self,
+        detector: str,
+        test: str,
+        suppression: str | None = None,
+        images: int | None = None,
+        multi_scale: str | None = None,
     ) -> dict[int, Found]:
-        """Accuracies of a small detector by seed of training, tested as it is or with another suppression; `images`
-        is of those that it learned from, None for all.
+        """Accuracies of a small detector by seed of training, tested as it is, or with another suppression, or at the
+        sizes of a protocol; `images` is of those that it learned from, None for all.
 
         A variant goes by the name that `Record.called` gives it: `ssd300_vgg16 sampler=all`.
         """
@@ -163,7 +168,8 @@ class Evidence:
             record = one.record
             if (record.called, record.scale, _test(record)) != (detector, "small", test) or record.truth:
                 continue
-            if record.multi_scale or (record.learned_from, record.suppression) != (images, suppression):
+            way = (record.learned_from, record.suppression, record.multi_scale)
+            if way != (images, suppression, multi_scale):
                 continue
             seed = self.seed(one)
             if seed is not None:

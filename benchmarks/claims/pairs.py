@@ -25,6 +25,7 @@ class Pair:
         second: Likewise.
         test: Data set and split.
         suppression: Of the first side; None for its own way, as the second side always has.
+        multi_scale: Protocol of several test sizes, of the first side; None for its own size, as the second side.
         images: That both sides learned from; None for all of the training split.
     """
 
@@ -32,6 +33,7 @@ class Pair:
     second: tuple[str, ...]
     test: str = "shapes test"
     suppression: str | None = None
+    multi_scale: str | None = None
     images: int | None = None
 
 
@@ -87,15 +89,17 @@ def pair_rule(
     """
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        first, second = _best(found, pair.first, pair), _best(found, pair.second, replace(pair, suppression=None))
+        plain = replace(pair, suppression=None, multi_scale=None)
+        first, second = _best(found, pair.first, pair), _best(found, pair.second, plain)
         lacking = [" or ".join(names) for names, side in ((pair.first, first), (pair.second, second)) if side is None]
         if first is None or second is None:
             how = f", suppressed by {pair.suppression}" if pair.suppression else ""
+            how += f", tested at the sizes of {pair.multi_scale}" if pair.multi_scale else ""
             how += f", from {pair.images} images" if pair.images else ""
             return Verdict(
                 "cannot tell", wanted=f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)} on {pair.test}{how}"
             )
-        way = f" with {pair.suppression}" if pair.suppression else ""
+        way = "".join(f" with {name}" for name in (pair.suppression, pair.multi_scale) if name)
         sides = f"{first[0]}{way} less {second[0]}"
         values, places = _differences(first[1], second[1], quantity)
         if not values:
@@ -183,7 +187,7 @@ def _wanted(found: Interval, limit: float, matters: float) -> str:
 
 
 def _best(found: Evidence, names: Sequence[str], pair: Pair) -> Side | None:
-    arms = {name: found.arm(name, pair.test, pair.suppression, pair.images) for name in names}
+    arms = {name: found.arm(name, pair.test, pair.suppression, pair.images, pair.multi_scale) for name in names}
     known = {name: arm for name, arm in arms.items() if arm}
     if not known:
         return None

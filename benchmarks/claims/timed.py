@@ -164,6 +164,33 @@ def _of_regions(stage: str) -> Callable[[Claim, Evidence], Verdict]:
     return judge
 
 
+_INPUTS = (128, 192)
+"""Of the inputs that are timed, the smallest and the largest."""
+
+
+def _of_inputs(*, as_pixels: bool) -> Callable[[Claim, Evidence], Verdict]:
+    """That the largest input takes longer than the smallest, or at most as many times as long as it has more pixels."""
+    small, large = _INPUTS
+    pixels = (large / small) ** 2
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        own = found.measured("input-size", data=_TEST)
+        if not own:
+            return Verdict("cannot tell", wanted="`python -m benchmarks claims input-size`")
+        one = own[0]
+        at_small, at_large = (by_image(one, f"refinedet320_vgg16 {side} end_to_end") for side in _INPUTS)
+        if as_pixels:
+            # What stays under a limit exceeds, turned round, the limit turned round.
+            name, upper, lower, limit = f"time at {small} over {large} pixels", at_small, at_large, 1 / pixels
+        else:
+            name, upper, lower, limit = f"time at {large} over {small} pixels", at_large, at_small, 1.0
+        return judge_ratio(
+            name, upper, lower, limit=limit, fails_under=limit, rests_on=[one.place], how=", by turns on one core"
+        )
+
+    return judge
+
+
 _FAMILY = ("rcnn_alexnet", "fast_rcnn_vgg16", "faster_rcnn_vgg16", "rfcn_r101", "light_head_rcnn_r101")
 
 RULES: tuple[Rule, ...] = (
@@ -186,6 +213,10 @@ RULES: tuple[Rule, ...] = (
              _of_regions(stage), part)
         for part, stage in (("time of the whole", "end_to_end"), ("second stage before suppression", "network"))
     ),
+    Rule("input-size", "S", f"refinedet320_vgg16, one set of weights, 192 over 128 pixels: over 1 holds, {_HERE}",
+         _of_inputs(as_pixels=False), "time"),
+    Rule("input-size", "S", "refinedet320_vgg16: at most 2.25 times the time for 2.25 times the pixels, so that the "
+         f"ratio turned round is over 0.44, {_HERE}", _of_inputs(as_pixels=True), "time against pixels"),
     Rule("center-cost", "S", f"at most 1.25 times the time, so that the ratio turned round is over 0.8, {_HERE}",
          _little, "time"),
 )  # fmt: skip

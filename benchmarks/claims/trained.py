@@ -10,7 +10,8 @@ from collections.abc import Callable
 from benchmarks.claims.arithmetic import fact
 from benchmarks.claims.evidence import Evidence, points
 from benchmarks.claims.ledger import Claim, Rule, Verdict
-from benchmarks.claims.pairs import Pair, less, over, pair_rule, single_rule
+from benchmarks.claims.pairs import Pair, judge_values, less, over, pair_rule, single_rule
+from benchmarks.claims.verdicts import LEAST_SEEDS
 
 __all__ = ["RULES"]
 
@@ -36,6 +37,8 @@ _LARGER = {
     "160 less 128 pixels": Pair((_REFINE,), (f"{_REFINE} size=128",)),
     "192 less 160 pixels": Pair((f"{_REFINE} size=192",), (_REFINE,)),
 }
+_SIZES, _TEST = "relative", "shapes test"
+_ENDS = (f"{_REFINE} size=128", f"{_REFINE} size=192")
 _PRIOR = Pair(("ron320_vgg16",), ("ron320_vgg16 objectness=False",))
 _LITTLE, _MUCH = Pair(("hog_svm",), (_SSD,), images=10), Pair((_SSD,), ("hog_svm",))
 _K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
@@ -62,6 +65,21 @@ def _everywhere(test: Callable[[dict[str, float]], bool], *needed: str) -> Calla
         return fact(not wrong, f"{count} Records" + (f"; not in {', '.join(wrong[:3])}{more}" if wrong else ""))
 
     return judge
+
+
+def _more_from_less(_: Claim, found: Evidence) -> Verdict:
+    """What several test sizes bring at the smaller input, less what they bring at the larger one."""
+    small, large = _ENDS
+    sides = [found.arm(name, _TEST, multi_scale=way) for name in (small, large) for way in (_SIZES, None)]
+    seeds = sorted(set.intersection(*(set(side) for side in sides)))
+    if not seeds:
+        return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {small} and of {large}, each with {_SIZES} too")
+    values = {}
+    for seed in seeds:
+        several, one, other_several, other_one = (_AP(side[seed].record) or 0.0 for side in sides)
+        values[seed] = (several - one) - (other_several - other_one)
+    places = [side[seed].place for seed in seeds for side in sides]
+    return judge_values(values, f"gain of AP by {_SIZES}, {small} less {large}", rests_on=places)
 
 
 def _sums_to_one(numbers: dict[str, float]) -> bool:
@@ -183,6 +201,15 @@ RULES: tuple[Rule, ...] = (
     pair_rule("two-step", _STEPS, _AP, "AP", _GAIN, part="AP"),
     pair_rule("two-step", _STEPS, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="small over large"),
     pair_rule("tcb", _BLOCKS, _AP, "AP", _GAIN, part="AP"),
+    *(
+        pair_rule("ms-testing", Pair((name,), (name,), multi_scale=_SIZES), _AP, "AP",
+                  f"0.6, 1 and 1.4 times the input, mirrored too and voted on, less the input alone, same weights: "
+                  f"{_GAIN}",
+                  part=f"{name}, several sizes")
+        for name in (_REFINE, *_ENDS)
+    ),
+    Rule("ms-testing", "S", f"what several sizes bring at 128 less at 192 pixels: {_GAIN}", _more_from_less,
+         "more from the smaller input"),
     *(
         pair_rule("soft-nms", Pair(("faster_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",), suppression=kind), _AP, "AP",
                   f"{kind} less the detector's own, same weights: {_GAIN}", part=f"{kind}, shapes test")

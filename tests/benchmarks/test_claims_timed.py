@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.claims import RULES, Evidence, LedgerError, Verdict, read_claims
-from benchmarks.claims.measure import TIMES, classical, measure, networks, regions, running
+from benchmarks.claims.measure import TIMES, classical, inputs, measure, networks, regions, running
 from benchmarks.claims.measure.turns import Rival, Timed, timed_by_turns
 from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import find_subject
@@ -179,6 +179,47 @@ def test_slopes_are_what_a_region_costs(part: str) -> None:
     near = verdict("rfcn-roi-cost", part, of_regions(8e-5, 4e-4, spread=0.5))
     assert near.word == "cannot tell"
     assert near.wanted == "more images; 20 so far"
+
+
+def of_inputs(small: float, large: float) -> Record:
+    """Seconds at 128 and at 192 pixels, on 20 images and twice."""
+    seconds = {128: small, 192: large}
+    return record(
+        "claim",
+        "none",
+        metrics={"sizes": [128, 160, 192]},
+        samples={f"refinedet320_vgg16 {side} end_to_end": [seconds[side]] * 40 for side in seconds},
+        dataset=TEST,
+        weights=None,
+        protocol={"claim": "input-size", "calls_a_round": 20, "rounds": 2},
+    )
+
+
+@pytest.mark.parametrize(
+    ("large", "longer", "as_pixels"),
+    [(0.012, "holds", "holds"), (0.009, "fails", "holds"), (0.022, "holds", "holds"), (0.023, "holds", "fails")],
+)
+def test_a_larger_input_takes_longer_but_not_more_than_its_pixels(large: float, longer: str, as_pixels: str) -> None:
+    found = verdict("input-size", "time", of_inputs(0.010, large))
+    assert found.word == longer
+    assert f"time at 192 over 128 pixels: {large / 0.010:.2f}, 20 images" in found.figure
+    assert verdict("input-size", "time against pixels", of_inputs(0.010, large)).word == as_pixels
+    assert verdict("input-size", "time against pixels").word == "cannot tell"
+
+
+def test_a_detector_is_timed_at_each_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+
+    def timed(rivals: Any, pictures: Any, rounds: int, stages: Any) -> Timed:
+        for one in rivals:
+            seen[one.name] = tuple(one.model.preprocess(pictures).pixels.shape[-2:])
+        return Timed({})
+
+    monkeypatch.setattr(inputs, "timed_by_turns", timed)
+    about = inputs.input_costs(open_dataset("shapes", "test"), 1).metrics
+    assert seen == {f"refinedet320_vgg16 {side}": (side, side) for side in (128, 160, 192)}
+    assert about["sizes"] == [128, 160, 192]
+    assert len(about["weights"]["sha256"]) == 64
 
 
 def test_structure_is_not_judged_by_times() -> None:

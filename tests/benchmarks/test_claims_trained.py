@@ -119,6 +119,25 @@ def test_other_tests_of_the_same_weights_are_no_trainings() -> None:
         assert evidence(*side(POOL, [30, 31, 32], **changes)).arm(POOL, "shapes test") == {}
     found = evidence(*side(POOL, [30, 31, 32], **soft))
     assert len(found.arm(POOL, "shapes test", "soft_nms_linear")) == 3
+    assert len(evidence(*side(POOL, [30, 31, 32], **scaled)).arm(POOL, "shapes test", multi_scale="relative")) == 3
+
+
+def test_several_test_sizes_are_set_against_one_and_their_gains_against_each_other() -> None:
+    detector, several = "refinedet320_vgg16", {"protocol": {"multi_scale": {"name": "relative"}}}
+    found = evidence(
+        *side(detector, [30, 31, 32], "AP", variant={"size": 128}),
+        *side(detector, [35, 37, 36], "AP", variant={"size": 128}, **several),
+        *side(detector, [40, 41, 42], "AP", variant={"size": 192}),
+        *side(detector, [41, 42.5, 43], "AP", variant={"size": 192}, **several),
+    )
+    gain = verdict("ms-testing", f"{detector} size=128, several sizes", found)
+    assert gain.word == "holds"
+    assert f"{detector} size=128 with relative less {detector} size=128: +5.0 points (+5.0 +6.0 +4.0" in gain.figure
+    more = verdict("ms-testing", "more from the smaller input", found)
+    assert more.word == "holds"
+    assert "+3.8 points (+4.0 +4.5 +3.0 by seed)" in more.figure
+    assert "tested at the sizes of relative" in verdict("ms-testing", f"{detector}, several sizes", found).wanted
+    assert "3 seeds" in verdict("ms-testing", "more from the smaller input", evidence()).wanted
 
 
 def test_a_variant_is_a_side_of_its_own() -> None:

@@ -22,6 +22,7 @@ from benchmarks.claims.measure import (
     convolutions,
     counts,
     evaluators,
+    inputs,
     operators,
     photographs,
     published,
@@ -81,6 +82,7 @@ TIMES: tuple[Timing, ...] = (
     Timing("cascade-front", photographs.cascade_work, _TAKEN, "paper"),
     Timing("ss-2000", photographs.region_proposals, _TAKEN, "paper"),
     Timing("rfcn-roi-cost", regions.region_costs, ("shapes", "test"), "small"),
+    Timing("input-size", inputs.input_costs, ("shapes", "test"), "small"),
     Timing("classical-cpu", classical.classical_costs, _TAKEN, "paper"),
 )
 """What is timed or counted on one core."""
