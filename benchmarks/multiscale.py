@@ -167,6 +167,7 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("refinedet512_voc", _512),
         Protocol("refinedet512_coco", _512_COCO, merge=_SOFT),
         Protocol("relative", (Scale(factor=0.6), Scale(factor=1.0), Scale(factor=1.4))),
+        Protocol("mirrored", (Scale(factor=1.0),)),
         Protocol("enlarged", (Scale(factor=1.0), Scale(factor=1.2), Scale(factor=1.4))),
         Protocol(
             "snip",
@@ -190,9 +191,10 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
     )
 }
-"""RefineDet's, for networks of 320 and of 512 pixels; one for any detector; and one for detectors that only take larger
-inputs than their own, as SSD does, the last map of which cannot shrink. Then SNIP's for COCO, and the same for small
-images: its ranges are as large a part of 160 pixels as those of the paper are of COCO's images."""
+"""RefineDet's, for networks of 320 and of 512 pixels; one for any detector, and what it does besides looking at several
+sizes, by which their part is told; and one for detectors that only take larger inputs than their own, as SSD does, the
+last map of which cannot shrink. Then SNIP's for COCO, and the same for small images: its ranges are as large a part of
+160 pixels as those of the paper are of COCO's images."""
 
 
 def protocol_named(name: str) -> Protocol | KeypointProtocol:

@@ -25,7 +25,7 @@ class Pair:
         second: Likewise.
         test: Data set and split.
         suppression: Of the first side; None for its own way, as the second side always has.
-        multi_scale: Protocol of several test sizes, of the first side; None for its own size, as the second side.
+        multi_scale: Protocols of multi-scale testing of the first and of the second side; None for their own size.
         images: That both sides learned from; None for all of the training split.
     """
 
@@ -33,7 +33,7 @@ class Pair:
     second: tuple[str, ...]
     test: str = "shapes test"
     suppression: str | None = None
-    multi_scale: str | None = None
+    multi_scale: tuple[str | None, str | None] = (None, None)
     images: int | None = None
 
 
@@ -89,18 +89,19 @@ def pair_rule(
     """
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        plain = replace(pair, suppression=None, multi_scale=None)
-        first, second = _best(found, pair.first, pair), _best(found, pair.second, plain)
+        first = _best(found, pair.first, pair, pair.suppression, pair.multi_scale[0])
+        second = _best(found, pair.second, pair, None, pair.multi_scale[1])
         lacking = [" or ".join(names) for names, side in ((pair.first, first), (pair.second, second)) if side is None]
         if first is None or second is None:
             how = f", suppressed by {pair.suppression}" if pair.suppression else ""
-            how += f", tested at the sizes of {pair.multi_scale}" if pair.multi_scale else ""
+            how += "".join(f", with --multi-scale {name}" for name in pair.multi_scale if name)
             how += f", from {pair.images} images" if pair.images else ""
             return Verdict(
                 "cannot tell", wanted=f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)} on {pair.test}{how}"
             )
-        way = "".join(f" with {name}" for name in (pair.suppression, pair.multi_scale) if name)
-        sides = f"{first[0]}{way} less {second[0]}"
+        several, other = (f" {name}" if name else "" for name in pair.multi_scale)
+        way = f" with {pair.suppression}" if pair.suppression else ""
+        sides = f"{first[0]}{several}{way} less {second[0]}{other}"
         values, places = _differences(first[1], second[1], quantity)
         if not values:
             return Verdict(
@@ -186,8 +187,10 @@ def _wanted(found: Interval, limit: float, matters: float) -> str:
     return f"more seeds than can be trained; {half}" if seeds is None else f"about {seeds} seeds in all; {half}"
 
 
-def _best(found: Evidence, names: Sequence[str], pair: Pair) -> Side | None:
-    arms = {name: found.arm(name, pair.test, pair.suppression, pair.images, pair.multi_scale) for name in names}
+def _best(
+    found: Evidence, names: Sequence[str], pair: Pair, suppression: str | None, multi_scale: str | None
+) -> Side | None:
+    arms = {name: found.arm(name, pair.test, suppression, pair.images, multi_scale) for name in names}
     known = {name: arm for name, arm in arms.items() if arm}
     if not known:
         return None

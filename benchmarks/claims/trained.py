@@ -202,11 +202,13 @@ RULES: tuple[Rule, ...] = (
     pair_rule("two-step", _STEPS, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="small over large"),
     pair_rule("tcb", _BLOCKS, _AP, "AP", _GAIN, part="AP"),
     *(
-        pair_rule("ms-testing", Pair((name,), (name,), multi_scale=_SIZES), _AP, "AP",
-                  f"0.6, 1 and 1.4 times the input, mirrored too and voted on, less the input alone, same weights: "
-                  f"{_GAIN}",
-                  part=f"{name}, several sizes")
+        pair_rule("ms-testing", Pair((name,), (name,), multi_scale=(_SIZES, way)), _AP, "AP",
+                  f"0.6, 1 and 1.4 times the input, mirrored too and voted on, less {words}, same weights: {_GAIN}",
+                  part=f"{name}, several sizes{part}")
         for name in (_REFINE, *_ENDS)
+        for way, words, part in (
+            (None, "the input alone", ""), ("mirrored", "the input mirrored and voted on", " alone")
+        )
     ),
     Rule("ms-testing", "S", f"what several sizes bring at 128 less at 192 pixels: {_GAIN}", _more_from_less,
          "more from the smaller input"),

@@ -127,16 +127,19 @@ def test_several_test_sizes_are_set_against_one_and_their_gains_against_each_oth
     found = evidence(
         *side(detector, [30, 31, 32], "AP", variant={"size": 128}),
         *side(detector, [35, 37, 36], "AP", variant={"size": 128}, **several),
+        *side(detector, [34, 36, 38], "AP", variant={"size": 128}, protocol={"multi_scale": {"name": "mirrored"}}),
         *side(detector, [40, 41, 42], "AP", variant={"size": 192}),
         *side(detector, [41, 42.5, 43], "AP", variant={"size": 192}, **several),
     )
     gain = verdict("ms-testing", f"{detector} size=128, several sizes", found)
     assert gain.word == "holds"
-    assert f"{detector} size=128 with relative less {detector} size=128: +5.0 points (+5.0 +6.0 +4.0" in gain.figure
+    assert f"{detector} size=128 relative less {detector} size=128: +5.0 points (+5.0 +6.0 +4.0" in gain.figure
+    alone = verdict("ms-testing", f"{detector} size=128, several sizes alone", found)
+    assert "(+1.0 +1.0 -2.0 by seed)" in alone.figure
     more = verdict("ms-testing", "more from the smaller input", found)
     assert more.word == "holds"
     assert "+3.8 points (+4.0 +4.5 +3.0 by seed)" in more.figure
-    assert "tested at the sizes of relative" in verdict("ms-testing", f"{detector}, several sizes", found).wanted
+    assert "with --multi-scale relative" in verdict("ms-testing", f"{detector}, several sizes", found).wanted
     assert "3 seeds" in verdict("ms-testing", "more from the smaller input", evidence()).wanted
 
 
