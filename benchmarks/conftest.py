@@ -9,7 +9,7 @@ import pytest
 
 if TYPE_CHECKING:
     from benchmarks.datasets import Dataset
-    from benchmarks.shipping import Expectation
+    from benchmarks.shipped import Expectation
     from benchmarks.timing import Conditions
 
 ROWS = pytest.StashKey[dict[str, dict[str, dict[str, object]]]]()
@@ -56,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "shipped_checkpoint" in metafunc.fixturenames:
         from benchmarks.datasets import DRAWN
-        from benchmarks.shipping import shipped
+        from benchmarks.shipped import shipped
 
         config = metafunc.config
         asked = config.getoption("--dataset")

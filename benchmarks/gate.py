@@ -32,7 +32,7 @@ from benchmarks.metrics.regression import Judgement, Outcome, judge, judge_unpai
 from benchmarks.provenance import sha256
 from benchmarks.ranking import refuse_different_runs
 from benchmarks.results import Record, to_json, write_atomically
-from benchmarks.shipping import WEIGHTS, Expectation, shipped
+from benchmarks.shipped import WEIGHTS, Expectation, shipped
 from benchmarks.suite import BENCHMARKS, headline_of
 from zoo import CATALOG, checkpoints
 
@@ -176,7 +176,7 @@ def gate(
     """Both tiers for each checkpoint, in turn.
 
     Args:
-        rows: What ships, of `benchmarks.shipping.shipped`.
+        rows: What ships, of `benchmarks.shipped.shipped`.
         dataset: The test of all of them.
         device: Of the second tier.
         only_bits: Leave the second tier out.

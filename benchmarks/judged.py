@@ -18,7 +18,7 @@ from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.datasets.decoded import keep_decoded
 from benchmarks.gate import Gated, bits_of, measure_and_judge, unfit
 from benchmarks.results import Record
-from benchmarks.shipping import Expectation
+from benchmarks.shipped import Expectation
 from benchmarks.suite import BENCHMARKS
 from benchmarks.workers import open_pool
 

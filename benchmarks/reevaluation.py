@@ -11,7 +11,7 @@ from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import evaluate, load_subject
 from benchmarks.provenance import dataset_id, sha256
 from benchmarks.results import COMMITTED, Record, RecordError
-from benchmarks.shipping import shipped
+from benchmarks.shipped import shipped
 
 __all__ = ["record_intervals"]
 

@@ -36,7 +36,7 @@ from benchmarks.metrics.voc import voc_average_precision
 from benchmarks.proposals import remembering
 from benchmarks.provenance import sha256
 from benchmarks.results import write_atomically
-from benchmarks.shipping import Expectation
+from benchmarks.shipped import Expectation
 from benchmarks.suite import BENCHMARKS
 from zoo import checkpoints
 

@@ -1,73 +1,23 @@
-"""Checkpoints that ship with the project, and what CI expects of them.
-
-Beside `zoo/weights/NAME.safetensors` stands `NAME.json`: the benchmark, the fingerprint of its test split, the sha256
-of the checkpoint and the metrics that the project measured with it; and its reference (`benchmarks.references`).
-"""
+"""From a finished training to a checkpoint that ships, what is expected of it, and its Records."""
 
 from __future__ import annotations
 
-import fnmatch
 import shutil
 import tempfile
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from benchmarks.datasets import Dataset, open_dataset
 from benchmarks.evaluate import evaluate, load_subject
 from benchmarks.provenance import sha256
+from benchmarks.references import store
 from benchmarks.results import COMMITTED, Record, write_atomically
+from benchmarks.shipped import WEIGHTS, Expectation
 from benchmarks.suite import BENCHMARKS, headline_of
 
-__all__ = ["Expectation", "ship", "shipped"]
+__all__ = ["LIMIT", "ship"]
 
-WEIGHTS = Path(__file__).resolve().parent.parent / "zoo" / "weights"
 LIMIT = 1_000_000
 """Most bytes of a checkpoint that ships."""
-
-
-class Expectation(BaseModel):
-    """What a shipped checkpoint must reach.
-
-    Attributes:
-        detector: Catalog name.
-        benchmark: A key of `BENCHMARKS`.
-        split: Test split.
-        fingerprint: Of the split.
-        sha256: Of the checkpoint.
-        headline: Name of the metric that is checked.
-        expected: Its value in percent.
-        stats: COCO's twelve numbers, fractions.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    detector: str
-    benchmark: str
-    split: str
-    fingerprint: str
-    sha256: str
-    headline: str
-    expected: float
-    stats: dict[str, float | None]
-
-
-def shipped(dataset: str, pattern: str = "*", folder: Path = WEIGHTS) -> list[tuple[Path, Expectation]]:
-    """Shipped checkpoints for a dataset whose detector matches a glob, with what is expected of each.
-
-    Raises:
-        ValueError: An expectation is missing or cannot be read.
-    """
-    found = []
-    for path in sorted(folder.glob(f"*.{dataset}.safetensors")):
-        described = path.with_suffix(".json")
-        try:
-            expectation = Expectation.model_validate_json(described.read_bytes())
-        except (OSError, ValidationError) as error:
-            raise ValueError(f"{described}: {error}; ship the checkpoint again to write it") from error
-        if fnmatch.fnmatch(expectation.detector, pattern):
-            found.append((path, expectation))
-    return found
 
 
 def ship(
@@ -125,9 +75,6 @@ def _check_that_it_may_ship(source: Path, training: Record) -> None:
 
 def _copy(source: Path, dataset: Dataset, record: Record, detections: Path) -> list[Path]:
     """Put a checkpoint, what is expected of it and its reference into the project."""
-    # The reference needs to know what a checkpoint that ships is.
-    from benchmarks.references import store
-
     benchmark = BENCHMARKS[dataset.name]
     target = WEIGHTS / source.name
     WEIGHTS.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from benchmarks.fingerprints import (
     write_fingerprints,
 )
 from benchmarks.references import place_of_fingerprints
-from benchmarks.shipping import WEIGHTS
+from benchmarks.shipped import WEIGHTS
 from zoo import CATALOG, build, checkpoints
 from zoo.detector import Detector
 

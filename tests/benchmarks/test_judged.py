@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.datasets import open_dataset
 from benchmarks.judged import judge_checkpoint, judging
-from benchmarks.shipping import shipped
+from benchmarks.shipped import shipped
 
 
 @pytest.mark.slow

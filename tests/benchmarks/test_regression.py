@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import conftest, gate, gate_rates, references, shipping
+from benchmarks import conftest, gate, gate_rates, references
 from benchmarks.__main__ import app
 from benchmarks.coverage import population
 from benchmarks.metrics import Matches, load_detections, load_ground_truth, match, score
@@ -258,7 +258,7 @@ def test_the_default_run_takes_all_drawn_sets(monkeypatch: pytest.MonkeyPatch) -
     def shipped(dataset: str, pattern: str) -> list[tuple[Path, Any]]:
         return [(Path(f"{pattern}.{dataset}"), SimpleNamespace(detector="some", benchmark=dataset))]
 
-    monkeypatch.setattr(shipping, "shipped", shipped)
+    monkeypatch.setattr("benchmarks.shipped.shipped", shipped)
     for asked, wanted in ((None, ["shapes", "discs", "bars"]), ("bccd", ["bccd"])):
         options = {"--dataset": asked, "--detectors": "a*", "--benchmark": True}
         given: list[Any] = []

@@ -15,7 +15,8 @@ from benchmarks.metrics import load_detections, load_ground_truth, score
 from benchmarks.protocol import identities
 from benchmarks.provenance import sha256
 from benchmarks.results import Record
-from benchmarks.shipping import LIMIT, WEIGHTS, Expectation, ship, shipped
+from benchmarks.shipped import WEIGHTS, Expectation, shipped
+from benchmarks.shipping import LIMIT, ship
 from benchmarks.train import train
 from zoo import CATALOG, checkpoints
 
