@@ -127,7 +127,27 @@ def _light(setting: str) -> Rule:
                 f"R-FCN to Light-Head, {setting}")  # fmt: skip
 
 
+def _inside(boxes: int) -> Rule:
+    """The rule that two dense layers on so many boxes take over twice the MACs that CenterNet's check adds."""
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        own = found.measured("roi-vs-center")
+        if not own:
+            return Verdict("cannot tell", wanted="`python -m benchmarks claims roi-vs-center`")
+        one = own[0]
+        without, branch, whole = (one.number(name) for name in ("cornernet", "checked", "centernet"))
+        inside = boxes * one.number("region")
+        figure = f"{boxes:,} boxes {inside / _GIGA:.1f} G MACs; CenterNet adds {(whole - without) / _GIGA:.1f} G to "
+        figure += f"CornerNet's {without / _GIGA:.0f} G, {(branch - without) / _GIGA:.1f} G with the check alone"
+        return fact(inside > 2 * (whole - without), figure, one.place)
+
+    words = "two dense layers on 7x7 crops: over twice the MACs that CenterNet-52 adds to CornerNet-52, 511x511, COCO"
+    return Rule("roi-vs-center", "X", words, judge, f"{boxes:,} boxes")
+
+
 RULES: tuple[Rule, ...] = (
+    _inside(1_000),
+    _inside(100),
     _counted("yolo-crowd", "98 boxes of 49 cells", ("yolov1",), _cells, "capacity"),
     _counted("fast-shared-compute", "over ten times fewer MACs, VGG-16, 2000 proposals", ("rcnn_vgg16",
              "fast_rcnn_vgg16"), _once),

@@ -136,6 +136,14 @@ def test_costs_of_architectures_by_hand() -> None:
     assert committed("ssd-tail").metrics["extras"] == sum(i * o * k * k * s * s for i, o, k, s in shapes)
     region = 512 * 49 * 4096 + 4096 * 4096 + 4096 * 21 + 4096 * 84
     assert committed("backbone-share").metrics["vgg16"]["region"] == region
+    dense = 256 * 49 * 1024 + 1024 * 1024 + 1024 * 81 + 1024 * 4 * 81
+    assert committed("roi-vs-center").metrics["region"] == dense
+    for part in ("1,000 boxes", "100 boxes"):
+        assert verdict("roi-vs-center", part, committed("roi-vs-center")).word == "fails"
+    dear = committed("roi-vs-center")
+    dear = dear.model_copy(update={"metrics": {**dear.metrics, "region": 50 * dense}})
+    assert verdict("roi-vs-center", "1,000 boxes", dear).word == "holds"
+    assert verdict("roi-vs-center", "100 boxes", dear).word == "fails"
     assert verdict("ssd-tail", "", committed("ssd-tail")).word == "fails"
     for part, word in (("VGG-16, 2000", "fails"), ("VGG-16, 300", "holds")):
         assert verdict("backbone-share", part, committed("backbone-share")).word == word

@@ -60,6 +60,7 @@ EXACT: dict[str, Callable[[], dict[str, Any]]] = {
     "ssd-tail": counts.ssd_tail,
     "backbone-share": counts.backbone_and_regions,
     "rfcn-roi-cost": counts.heads_of_maps,
+    "roi-vs-center": counts.looks_inside,
 }
 """By claim, what is the same wherever it is measured."""
 

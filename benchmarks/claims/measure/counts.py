@@ -13,7 +13,7 @@ from benchmarks.cost import NothingSuppressed
 from ops.images import Batch, Frame
 from zoo import build
 
-__all__ = ["backbone_and_regions", "heads_of_maps", "parts_of", "ssd_tail"]
+__all__ = ["backbone_and_regions", "heads_of_maps", "looks_inside", "parts_of", "ssd_tail"]
 
 _IMAGE = (600, 1000)
 """What the papers on regions make of a photograph."""
@@ -79,3 +79,17 @@ def heads_of_maps() -> dict[str, Any]:
     small = parts_of("light_head_rcnn_r101", 80, _IMAGE, middle=64)
     found["light_head_small"] = _sum(small, "roi_heads.box_pool")
     return found
+
+
+def looks_inside() -> dict[str, Any]:
+    """What CenterNet's check adds to CornerNet on 511x511, one view, and what a region costs Faster R-CNN with FPN."""
+    totals = {
+        name: parts_of(detector, 80, (511, 511)).total()
+        for name, detector in (
+            ("cornernet", "cornernet511_hg52"),
+            ("checked", "centernet511_hg52_cre"),
+            ("centernet", "centernet511_hg52"),
+        )
+    }
+    regions = _sum(parts_of("faster_rcnn_r50_fpn", 80, _IMAGE), "roi_heads.") / 1000
+    return {**totals, "region": regions}
