@@ -141,8 +141,8 @@ def _inside(boxes: int) -> Rule:
         figure += f"CornerNet's {without / _GIGA:.0f} G, {(branch - without) / _GIGA:.1f} G with the check alone"
         return fact(inside > 2 * (whole - without), figure, one.place)
 
-    words = "two dense layers on crops of 7x7 cells, cropping not counted: over twice the MACs that CenterNet-52 adds to "
-    words += "CornerNet-52, 511x511, COCO"
+    words = "two dense layers on crops of 7x7 cells, cropping not counted: over twice the MACs that CenterNet-52 adds "
+    words += "to CornerNet-52, 511x511, COCO"
     return Rule("roi-vs-center", "X", words, judge, f"{boxes:,} boxes")
 
 
