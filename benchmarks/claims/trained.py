@@ -27,6 +27,8 @@ _ALIGN = Pair(("faster_rcnn_vgg16_align",), ("faster_rcnn_vgg16",))
 _FRACTIONS = Pair(("faster_rcnn_vgg16_align",), ("faster_rcnn_vgg16 pool=mean",))
 _R3, _R2, _R1, _R0 = (f"refinedet320_vgg16{name}" for name in ("", "_unfiltered", "_one_step", "_no_tcb"))
 _FILTER, _STEPS, _BLOCKS = Pair((_R3,), (_R2,)), Pair((_R2,), (_R1,)), Pair((_R1,), (_R0,))
+_BARE = f"{_R1} top_down=False"
+_HANDED = Pair((_R1,), (_BARE,))
 _SSD, _RETINA, _REFINE = "ssd300_vgg16", "retinanet_r50_fpn", "refinedet320_vgg16"
 _HARD = Pair((_SSD,), (f"{_SSD} sampler=random",))
 # Where all negatives count the loss is another; the better of two learning rates stands for that side.
@@ -80,6 +82,18 @@ def _more_from_less(_: Claim, found: Evidence) -> Verdict:
         values[seed] = (several - one) - (other_several - other_one)
     places = [side[seed].place for seed in seeds for side in sides]
     return judge_values(values, f"gain of AP by {_SIZES}, {small} less {large}", rests_on=places)
+
+
+def _more_than_layers(_: Claim, found: Evidence) -> Verdict:
+    """What transfer blocks gain without what they hand down is at most half of their gain."""
+    whole, bare, none = sides = [found.arm(name, _TEST) for name in (_R1, _BARE, _R0)]
+    seeds = sorted(set.intersection(*(set(side) for side in sides)))
+    if not seeds:
+        return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {_R1}, {_BARE} and {_R0} on {_TEST}")
+    ap = {seed: [_AP(side[seed].record) or 0.0 for side in (whole, bare, none)] for seed in seeds}
+    values = {seed: (with_all - alone) - (with_all - without) / 2 for seed, (with_all, alone, without) in ap.items()}
+    places = [side[seed].place for seed in seeds for side in sides]
+    return judge_values(values, "AP lost without what is handed down, less half of the blocks' gain", rests_on=places)
 
 
 def _sums_to_one(numbers: dict[str, float]) -> bool:
@@ -136,6 +150,9 @@ RULES: tuple[Rule, ...] = (
     pair_rule("weak-semantics", _BLOCKS, _SMALL, "AP_S", _GAIN, part="RefineDet's transfer blocks, small objects"),
     pair_rule("weak-semantics", _BLOCKS, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL,
               part="RefineDet's transfer blocks, small over large"),
+    pair_rule("weak-semantics", _HANDED, _SMALL, "AP_S",
+              f"less the blocks' layers without what they hand down: {_GAIN}",
+              part="what RefineDet's blocks hand down, small objects"),
     pair_rule("dssd-gain-cost", _DSSD, _AP, "AP", _GAIN, part="more accurate"),
     pair_rule("roialign-ap75", _ALIGN, _AP75, "AP75", _GAIN, part="AP75"),
     pair_rule("roialign-ap75", _ALIGN, less("stats.AP75", "stats.AP50"), "AP75 - AP50", "AP75 gains more than AP50",
@@ -201,6 +218,8 @@ RULES: tuple[Rule, ...] = (
     pair_rule("two-step", _STEPS, _AP, "AP", _GAIN, part="AP"),
     pair_rule("two-step", _STEPS, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="small over large"),
     pair_rule("tcb", _BLOCKS, _AP, "AP", _GAIN, part="AP"),
+    Rule("tcb", "S", "without what they hand down, their layers kept, over half of their gain goes", _more_than_layers,
+         "what is handed down"),
     *(
         pair_rule("ms-testing", Pair((name,), (name,), multi_scale=(_SIZES, way)), _AP, "AP",
                   f"0.6, 1 and 1.4 times the input, mirrored too and voted on, less {words}, same weights: {_GAIN}",

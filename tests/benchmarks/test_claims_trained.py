@@ -160,6 +160,21 @@ def test_a_variant_is_a_side_of_its_own() -> None:
     assert "(+7.0 +7.0 +7.0 by seed)" in verdict("ohem-helps", "hard less all", found).figure
 
 
+def test_the_gain_of_blocks_is_parted_from_that_of_their_layers() -> None:
+    one_step, none = "refinedet320_vgg16_one_step", "refinedet320_vgg16_no_tcb"
+    rest = [*side(one_step, [40, 41, 42], "AP"), *side(none, [36, 36, 38], "AP")]
+    bare = {"variant": {"top_down": False}}
+    found = evidence(*rest, *side(one_step, [36.5, 37, 38], "AP", **bare))
+    judged = verdict("tcb", "what is handed down", found)
+    assert judged.word == "holds"
+    assert "+1.7 points (+1.5 +1.5 +2.0 by seed)" in judged.figure
+    layers = evidence(*rest, *side(one_step, [40, 40.9, 42], "AP", **bare))
+    assert verdict("tcb", "what is handed down", layers).word == "fails"
+    assert "top_down=False" in verdict("tcb", "what is handed down", evidence(*rest)).wanted
+    small = "what RefineDet's blocks hand down, small objects"
+    assert "top_down=False" in verdict("weak-semantics", small, evidence(*rest)).wanted
+
+
 def test_what_learned_from_few_images_is_compared_with_its_like() -> None:
     hog, ssd = "hog_svm", "ssd300_vgg16"
     few = [*side(hog, [12, 13, 12.5], "AP", learned_from=10), *side(ssd, [5, 6, 7], "AP", learned_from=10, steps=9)]

@@ -235,16 +235,20 @@ def test_caffes_layers(residual: bool) -> None:
     if residual:
         backbone = [names[key] for key in names if key.startswith("backbone.")]
         assert {"conv1", ("bn_conv1", "scale_conv1"), "res4b22_branch2c", "res5c_branch2b"} <= set(backbone)
-    for bad in (small(), small(**VARIANTS["no_tcb"])):
+    with torch.device("meta"):
+        bare = refinedet320_vgg16(1, top_down=False)
+    for bad in (small(), small(**VARIANTS["no_tcb"]), bare):
         with pytest.raises(ValueError, match="released models"):
             bad.caffe_names()
+    with pytest.raises(ValueError, match="all of the TCB"):
+        bare.port_names()
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_transfer_connection_block(norm: bool) -> None:
-    """Figure 2, on maps that do not halve evenly."""
+@pytest.mark.parametrize(("norm", "top_down"), [(False, True), (True, True), (False, False)])
+def test_transfer_connection_block(norm: bool, top_down: bool) -> None:
+    """Figure 2, on maps that do not halve evenly; and each block by itself."""
     torch.manual_seed(1)
-    model = small(width=5, norm=norm).eval()
+    model = small(width=5, norm=norm, top_down=top_down).eval()
     tcb = model.tcb
     assert tcb is not None
     for layer in tcb.modules():
@@ -262,7 +266,7 @@ def test_transfer_connection_block(norm: bool) -> None:
         above = None
         for level in (3, 2, 1, 0):
             x = tcb.second[level](F.relu(tcb.first[level](maps[level])))
-            if above is not None:
+            if above is not None and top_down:
                 up = tcb.enlarge[level](above)
                 assert up.shape[-2:] == (2 * above.shape[-2], 2 * above.shape[-1])
                 x = x + up[:, :, : x.shape[2], : x.shape[3]]
@@ -615,6 +619,15 @@ def test_rows_of_the_ablation_are_its_switches() -> None:
         assert model.two_step == switches["two_step"]
         assert (model.tcb is not None) == overrides.get("transfer", True)
         assert model.state_dict().keys() == small(3, **overrides).state_dict().keys()
+
+
+def test_blocks_without_what_is_handed_down_have_all_other_layers() -> None:
+    whole, alone = small(**VARIANTS["one_step"]), small(**VARIANTS["one_step"], top_down=False)
+    missing = whole.state_dict().keys() - alone.state_dict().keys()
+    assert missing == {key for key in whole.state_dict() if key.startswith("tcb.enlarge.")}
+    assert {key.split(".")[2] for key in missing} == {"0", "1", "2"}
+    with pytest.raises(ValueError, match="transfer=False has none"):
+        small(**VARIANTS["no_tcb"], top_down=False)
 
 
 def test_the_last_variants_heads_read_the_backbone() -> None:

@@ -19,6 +19,9 @@ The ablation of Table 2 as switches; each variant of the paper leaves out one mo
   left, the paper lets the ARM itself detect all classes: there are no binary heads and no ARM loss. What is left is an
   SSD with RefineDet's maps and anchors.
 
+Not in the paper: `top_down=False` leaves the transfer connection blocks their layers and takes away what they hand
+down, the enlarged answer of the coarser block: what is left of their gain then is that of more layers.
+
 Other combinations mean what they say: the ARM and its losses are there unless all three are off.
 
 Where paper and released code differ, this is the code, with which the published numbers were made: 1,000 candidates a
@@ -136,6 +139,7 @@ class RefineDet(Detector):
         negative_filtering: Drop anchors of which the ARM is sure that they see nothing (section 3).
         two_step: Move the anchors by the ARM first (section 3).
         transfer: Build the transfer connection blocks (section 3).
+        top_down: Add the coarser block's answer in each of them; False is ours, see the module.
         objectness: Least probability of "something" of an anchor that is not dropped, 1 less the paper's threshold.
         match_iou: From this IoU on, an anchor learns an object besides the object's best one (section 4).
         negative_iou: An anchor that overlaps some object this much is no negative.
@@ -147,7 +151,7 @@ class RefineDet(Detector):
         trains_on_ignored: Learn VOC's difficult objects too, as the released script does for VOC (not for COCO).
 
     Raises:
-        ValueError: `deepen` is given with another backbone than the small one.
+        ValueError: `deepen` is given with another backbone than the small one, or `top_down=False` without blocks.
     """
 
     priors: Tensor
@@ -167,6 +171,7 @@ class RefineDet(Detector):
         negative_filtering: bool = True,
         two_step: bool = True,
         transfer: bool = True,
+        top_down: bool = True,
         objectness: float = 0.01,
         match_iou: float = 0.5,
         negative_iou: float = 0.5,
@@ -187,12 +192,14 @@ class RefineDet(Detector):
 
         if deepen is not None and backbone != "small":
             raise ValueError(f"deepen belongs to the small backbone, not to {backbone}")
+        if not (transfer or top_down):
+            raise ValueError("top_down=False is about the transfer connection blocks, and transfer=False has none")
         self.backbone, self.extra, channels, self.strides = _sources(backbone, deepen)
         shapes = [prior_shapes(scale * stride, None, ratios) for stride in self.strides]
         self._shapes, self.shapes_per_cell = shapes, len(shapes[0])
         refines = negative_filtering or two_step or transfer
         self.arm = _Heads(channels, self.shapes_per_cell, 2, residual) if refines else None
-        self.tcb = _Transfer(channels, width, norm) if transfer else None
+        self.tcb = _Transfer(channels, width, norm, top_down) if transfer else None
         inputs = [width] * len(channels) if transfer else channels
         self.odm = _Heads(inputs, self.shapes_per_cell, 1 + num_classes, residual)
         self.register_buffer("priors", torch.empty(0), persistent=False)
@@ -216,7 +223,7 @@ class RefineDet(Detector):
         Raises:
             ValueError: No file was released for this network.
         """
-        if self.arm is None or self.tcb is None or isinstance(self.backbone, SmallSources):
+        if self.arm is None or self.tcb is None or not self.tcb.enlarge or isinstance(self.backbone, SmallSources):
             raise ValueError("RefineDet: the released models have VGG-16 or ResNet-101, an ARM and all of the TCB")
         names: dict[str, str | tuple[str, ...]] = {}
         if isinstance(self.backbone, CaffeResNet):
@@ -243,7 +250,7 @@ class RefineDet(Detector):
         Raises:
             ValueError: The port has no such network.
         """
-        if self.arm is None or self.tcb is None or not isinstance(self.backbone, VGG16Reduced):
+        if self.arm is None or self.tcb is None or not self.tcb.enlarge or not isinstance(self.backbone, VGG16Reduced):
             raise ValueError("RefineDet: the PyTorch port has VGG-16, an ARM and all of the TCB only")
         names = {"backbone.l2norm": "conv4_3_L2Norm", "backbone.l2norm5": "conv5_3_L2Norm"}
         layers = [
@@ -383,14 +390,16 @@ class _Transfer(nn.Module):
         channels: Of each map, the finest first.
         width: Of all that is made of them.
         norm: A batch normalisation behind every convolution, which then has no bias.
+        top_down: Whether a block has the coarser one's answer; without, no block knows of another.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, norm: bool) -> None:
+    def __init__(self, channels: Sequence[int], width: int, norm: bool, top_down: bool) -> None:
         super().__init__()
         self.norm = norm
         self.first = nn.ModuleList(_conv(c, width, norm) for c in channels)
         self.second = nn.ModuleList(_conv(width, width, norm) for _ in channels)
-        self.enlarge = nn.ModuleList(_conv(width, width, norm, up=True) for _ in channels[1:])
+        handed = channels[1:] if top_down else []
+        self.enlarge = nn.ModuleList(_conv(width, width, norm, up=True) for _ in handed)
         self.last = nn.ModuleList(_conv(width, width, norm) for _ in channels)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -398,7 +407,7 @@ class _Transfer(nn.Module):
         answers: list[Tensor] = []
         for level in reversed(range(len(maps))):
             x = self.second[level](self.first[level](maps[level]).relu())
-            if answers:
+            if answers and self.enlarge:
                 x = x + self.enlarge[level](answers[-1])[..., : x.shape[-2], : x.shape[-1]]
             answers.append(self.last[level](x.relu()).relu())
         return answers[::-1]
