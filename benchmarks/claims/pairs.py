@@ -10,7 +10,17 @@ from benchmarks.claims.evidence import Arm, Evidence, Quantity, points
 from benchmarks.claims.ledger import Claim, Rule, Verdict
 from benchmarks.claims.verdicts import LEAST_SEEDS, Interval, decide, seeds_to_decide, student
 
-__all__ = ["Pair", "judge_values", "less", "of_alike", "of_one_training", "over", "pair_rule", "single_rule"]
+__all__ = [
+    "Pair",
+    "crossed_rule",
+    "judge_values",
+    "less",
+    "of_alike",
+    "of_one_training",
+    "over",
+    "pair_rule",
+    "single_rule",
+]
 
 Side = tuple[str, Arm]
 """A detector's name and its trainings."""
@@ -89,28 +99,42 @@ def pair_rule(
     """
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        first = _best(found, pair.first, pair, pair.suppression, pair.multi_scale[0])
-        second = _best(found, pair.second, pair, None, pair.multi_scale[1])
-        lacking = [" or ".join(names) for names, side in ((pair.first, first), (pair.second, second)) if side is None]
-        if first is None or second is None:
-            how = f", suppressed by {pair.suppression}" if pair.suppression else ""
-            how += "".join(f", with --multi-scale {name}" for name in pair.multi_scale if name)
-            how += f", from {pair.images} images" if pair.images else ""
-            return Verdict(
-                "cannot tell", wanted=f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)} on {pair.test}{how}"
-            )
-        several, other = (f" {name}" if name else "" for name in pair.multi_scale)
-        way = f" with {pair.suppression}" if pair.suppression else ""
-        sides = f"{first[0]}{several}{way} less {second[0]}{other}"
-        values, places = _differences(first[1], second[1], quantity)
-        if not values:
-            return Verdict(
-                "cannot tell", wanted=f"a seed that {first[0]} and {second[0]} have in common on {pair.test}"
-            )
+        both = _compared(found, pair, quantity)
+        if isinstance(both, Verdict):
+            return both
         verdict = judge_values(
-            values, f"{name}, {sides}", limit=limit, matters=matters, equal_within=equal_within, rests_on=places
+            both.values,
+            f"{name}, {both.sides}",
+            limit=limit,
+            matters=matters,
+            equal_within=equal_within,
+            rests_on=both.places,
         )
-        return of_alike(verdict, found, first, second) if same_steps else verdict
+        return of_alike(verdict, found, both.first, both.second) if same_steps else verdict
+
+    return Rule(claim, "S", words, judge, part)
+
+
+def crossed_rule(
+    claim: str, one: Pair, other: Pair, quantity: Quantity, name: str, words: str, *, part: str = "", share: float = 1.0
+) -> Rule:
+    """The rule that the difference between the sides of one pair exceeds `share` of that of another, seed by seed."""
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        mine, theirs = (_compared(found, pair, quantity) for pair in (one, other))
+        if isinstance(mine, Verdict):
+            return mine
+        if isinstance(theirs, Verdict):
+            return theirs
+        values = {
+            seed: value - share * theirs.values[seed] for seed, value in mine.values.items() if seed in theirs.values
+        }
+        if not values:
+            return Verdict("cannot tell", wanted=f"a seed that {mine.sides} and {theirs.sides} have in common")
+        part_of = "" if share == 1 else f"{share:g} times "
+        figure = f"{name}, ({mine.sides}) less {part_of}({theirs.sides})"
+        # One side may belong to both pairs.
+        return judge_values(values, figure, rests_on=list(dict.fromkeys([*mine.places, *theirs.places])))
 
     return Rule(claim, "S", words, judge, part)
 
@@ -203,6 +227,35 @@ def _best(
 
     best = max(known, key=rank)
     return best, known[best]
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """Both sides of a pair, what they are called together, and how they differ by seed."""
+
+    first: Side
+    second: Side
+    sides: str
+    values: dict[int, float]
+    places: list[str]
+
+
+def _compared(found: Evidence, pair: Pair, quantity: Quantity) -> _Compared | Verdict:
+    """A pair's sides and their differences; or why nothing can be told."""
+    first = _best(found, pair.first, pair, pair.suppression, pair.multi_scale[0])
+    second = _best(found, pair.second, pair, None, pair.multi_scale[1])
+    if first is None or second is None:
+        lacking = [" or ".join(names) for names, side in ((pair.first, first), (pair.second, second)) if side is None]
+        how = f", suppressed by {pair.suppression}" if pair.suppression else ""
+        how += "".join(f", with --multi-scale {name}" for name in pair.multi_scale if name)
+        how += f", from {pair.images} images" if pair.images else ""
+        return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)} on {pair.test}{how}")
+    several, other = (f" {name}" if name else "" for name in pair.multi_scale)
+    way = f" with {pair.suppression}" if pair.suppression else ""
+    values, places = _differences(first[1], second[1], quantity)
+    if not values:
+        return Verdict("cannot tell", wanted=f"a seed that {first[0]} and {second[0]} have in common on {pair.test}")
+    return _Compared(first, second, f"{first[0]}{several}{way} less {second[0]}{other}", values, places)
 
 
 def _differences(first: Arm, second: Arm, quantity: Quantity) -> tuple[dict[int, float], list[str]]:

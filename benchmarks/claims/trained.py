@@ -10,8 +10,7 @@ from collections.abc import Callable
 from benchmarks.claims.arithmetic import fact
 from benchmarks.claims.evidence import Evidence, points
 from benchmarks.claims.ledger import Claim, Rule, Verdict
-from benchmarks.claims.pairs import Pair, judge_values, less, over, pair_rule, single_rule
-from benchmarks.claims.verdicts import LEAST_SEEDS
+from benchmarks.claims.pairs import Pair, crossed_rule, less, over, pair_rule, single_rule
 
 __all__ = ["RULES"]
 
@@ -35,12 +34,13 @@ _HARD = Pair((_SSD,), (f"{_SSD} sampler=random",))
 _NOT_ALL = Pair((_SSD,), (f"{_SSD} sampler=all", f"{_SSD} lr=0.001 sampler=all"))
 _FOCAL = Pair((_RETINA,), (f"{_RETINA} alpha=0.5 gamma=0", f"{_RETINA} alpha=0.5 gamma=0 lr=0.001"))
 _ONE_LEVEL = {stride: Pair((_RETINA,), (f"{_RETINA} single={level}",)) for stride, level in ((16, 2), (8, 1))}
-_LARGER = {
-    "160 less 128 pixels": Pair((_REFINE,), (f"{_REFINE} size=128",)),
-    "192 less 160 pixels": Pair((f"{_REFINE} size=192",), (_REFINE,)),
-}
-_SIZES, _TEST = "relative", "shapes test"
-_ENDS = (f"{_REFINE} size=128", f"{_REFINE} size=192")
+_FEW = "batch=2 lr=0.00025"
+_BATCH = Pair((_RETINA,), (f"{_RETINA} {_FEW} steps=19200",))
+_GROUP = Pair((f"{_RETINA} norm=group",), (f"{_RETINA} {_FEW} norm=group steps=19200",))
+_AT = {128: f"{_REFINE} size=128", 160: _REFINE, 192: f"{_REFINE} size=192"}
+_LARGER = {"160 less 128 pixels": Pair((_AT[160],), (_AT[128],)), "192 less 160 pixels": Pair((_AT[192],), (_AT[160],))}
+_SEVERAL = {side: Pair((name,), (name,), multi_scale=("relative", None)) for side, name in _AT.items()}
+_SEVERAL_ALONE = {side: Pair((name,), (name,), multi_scale=("relative", "mirrored")) for side, name in _AT.items()}
 _PRIOR = Pair(("ron320_vgg16",), ("ron320_vgg16 objectness=False",))
 _LITTLE, _MUCH = Pair(("hog_svm",), (_SSD,), images=10), Pair((_SSD,), ("hog_svm",))
 _K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
@@ -67,33 +67,6 @@ def _everywhere(test: Callable[[dict[str, float]], bool], *needed: str) -> Calla
         return fact(not wrong, f"{count} Records" + (f"; not in {', '.join(wrong[:3])}{more}" if wrong else ""))
 
     return judge
-
-
-def _more_from_less(_: Claim, found: Evidence) -> Verdict:
-    """What several test sizes bring at the smaller input, less what they bring at the larger one."""
-    small, large = _ENDS
-    sides = [found.arm(name, _TEST, multi_scale=way) for name in (small, large) for way in (_SIZES, None)]
-    seeds = sorted(set.intersection(*(set(side) for side in sides)))
-    if not seeds:
-        return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {small} and of {large}, each with {_SIZES} too")
-    values = {}
-    for seed in seeds:
-        several, one, other_several, other_one = (_AP(side[seed].record) or 0.0 for side in sides)
-        values[seed] = (several - one) - (other_several - other_one)
-    places = [side[seed].place for seed in seeds for side in sides]
-    return judge_values(values, f"gain of AP by {_SIZES}, {small} less {large}", rests_on=places)
-
-
-def _more_than_layers(_: Claim, found: Evidence) -> Verdict:
-    """What transfer blocks gain without what they hand down is at most half of their gain."""
-    whole, bare, none = sides = [found.arm(name, _TEST) for name in (_R1, _BARE, _R0)]
-    seeds = sorted(set.intersection(*(set(side) for side in sides)))
-    if not seeds:
-        return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {_R1}, {_BARE} and {_R0} on {_TEST}")
-    ap = {seed: [_AP(side[seed].record) or 0.0 for side in (whole, bare, none)] for seed in seeds}
-    values = {seed: (with_all - alone) - (with_all - without) / 2 for seed, (with_all, alone, without) in ap.items()}
-    places = [side[seed].place for seed in seeds for side in sides]
-    return judge_values(values, "AP lost without what is handed down, less half of the blocks' gain", rests_on=places)
 
 
 def _sums_to_one(numbers: dict[str, float]) -> bool:
@@ -180,6 +153,11 @@ RULES: tuple[Rule, ...] = (
               part="small objects"),
     pair_rule("crop-small-objects", Pair(("rcnn_alexnet",), ("fast_rcnn_vgg16",)), _SMALL_OVER_LARGE, "AP_S - AP_L",
               _MORE_SMALL, part="small over large"),
+    pair_rule("batch-bn", _BATCH, _AP, "AP", f"16 images a batch less 2, as many images seen: {_GAIN}",
+              part="batch normalisation"),
+    crossed_rule("batch-bn", _BATCH, _GROUP, _AP, "AP",
+                 "16 images a batch less 2 gain more with batch than with group normalisation: over 0 in every seed "
+                 "and in its interval", part="batch over group normalisation"),
     pair_rule("mask-multitask", Pair(("mask_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP of boxes", _GAIN,
               part="boxes"),
     pair_rule("detnet-resolution", Pair(("detnet59_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP", _GAIN, part="AP"),
@@ -218,19 +196,20 @@ RULES: tuple[Rule, ...] = (
     pair_rule("two-step", _STEPS, _AP, "AP", _GAIN, part="AP"),
     pair_rule("two-step", _STEPS, _SMALL_OVER_LARGE, "AP_S - AP_L", _MORE_SMALL, part="small over large"),
     pair_rule("tcb", _BLOCKS, _AP, "AP", _GAIN, part="AP"),
-    Rule("tcb", "S", "without what they hand down, their layers kept, over half of their gain goes", _more_than_layers,
-         "what is handed down"),
+    crossed_rule("tcb", _HANDED, _BLOCKS, _AP, "AP",
+                 "without what they hand down, their layers kept, over half of their gain goes",
+                 part="what is handed down", share=0.5),
     *(
-        pair_rule("ms-testing", Pair((name,), (name,), multi_scale=(_SIZES, way)), _AP, "AP",
+        pair_rule("ms-testing", pairs[side], _AP, "AP",
                   f"0.6, 1 and 1.4 times the input, mirrored too and voted on, less {words}, same weights: {_GAIN}",
-                  part=f"{name}, several sizes{part}")
-        for name in (_REFINE, *_ENDS)
-        for way, words, part in (
-            (None, "the input alone", ""), ("mirrored", "the input mirrored and voted on", " alone")
+                  part=f"{side} pixels, several sizes{part}")
+        for side in _AT
+        for pairs, words, part in (
+            (_SEVERAL, "the input alone", ""), (_SEVERAL_ALONE, "the input mirrored and voted on", " alone")
         )
     ),
-    Rule("ms-testing", "S", f"what several sizes bring at 128 less at 192 pixels: {_GAIN}", _more_from_less,
-         "more from the smaller input"),
+    crossed_rule("ms-testing", _SEVERAL[128], _SEVERAL[192], _AP, "AP",
+                 f"what several sizes bring at 128 less at 192 pixels: {_GAIN}", part="more from the smaller input"),
     *(
         pair_rule("soft-nms", Pair(("faster_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",), suppression=kind), _AP, "AP",
                   f"{kind} less the detector's own, same weights: {_GAIN}", part=f"{kind}, shapes test")

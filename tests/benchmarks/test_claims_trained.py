@@ -131,15 +131,15 @@ def test_several_test_sizes_are_set_against_one_and_their_gains_against_each_oth
         *side(detector, [40, 41, 42], "AP", variant={"size": 192}),
         *side(detector, [41, 42.5, 43], "AP", variant={"size": 192}, **several),
     )
-    gain = verdict("ms-testing", f"{detector} size=128, several sizes", found)
+    gain = verdict("ms-testing", "128 pixels, several sizes", found)
     assert gain.word == "holds"
     assert f"{detector} size=128 relative less {detector} size=128: +5.0 points (+5.0 +6.0 +4.0" in gain.figure
-    alone = verdict("ms-testing", f"{detector} size=128, several sizes alone", found)
+    alone = verdict("ms-testing", "128 pixels, several sizes alone", found)
     assert "(+1.0 +1.0 -2.0 by seed)" in alone.figure
     more = verdict("ms-testing", "more from the smaller input", found)
     assert more.word == "holds"
     assert "+3.8 points (+4.0 +4.5 +3.0 by seed)" in more.figure
-    assert "with --multi-scale relative" in verdict("ms-testing", f"{detector}, several sizes", found).wanted
+    assert "with --multi-scale relative" in verdict("ms-testing", "160 pixels, several sizes", found).wanted
     assert "3 seeds" in verdict("ms-testing", "more from the smaller input", evidence()).wanted
 
 
@@ -173,6 +173,21 @@ def test_the_gain_of_blocks_is_parted_from_that_of_their_layers() -> None:
     assert "top_down=False" in verdict("tcb", "what is handed down", evidence(*rest)).wanted
     small = "what RefineDet's blocks hand down, small objects"
     assert "top_down=False" in verdict("weak-semantics", small, evidence(*rest)).wanted
+
+
+def test_what_small_batches_cost_is_set_against_a_norm_that_knows_no_batch() -> None:
+    detector = "retinanet_r50_fpn"
+    few = {"batch": 2, "lr": 0.00025, "steps": 19200}
+    found = evidence(
+        *side(detector, [20, 21, 22], "AP"),
+        *side(detector, [15, 16.5, 16], "AP", variant=few),
+        *side(detector, [19, 20, 21], "AP", variant={"norm": "group"}),
+        *side(detector, [18.5, 19, 20.5], "AP", variant={**few, "norm": "group"}),
+    )
+    assert verdict("batch-bn", "batch normalisation", found).word == "holds"
+    crossed = verdict("batch-bn", "batch over group normalisation", found)
+    assert crossed.word == "holds"
+    assert "+4.5 points (+4.5 +3.5 +5.5 by seed)" in crossed.figure
 
 
 def test_what_learned_from_few_images_is_compared_with_its_like() -> None:

@@ -180,6 +180,23 @@ def test_a_single_level_must_be_one(level: int) -> None:
         build("retinanet_r50_fpn", 8, small=True, single=level)
 
 
+@pytest.mark.parametrize(("norm", "alone"), [("group", True), ("batch", False)])
+@pytest.mark.parametrize("small", [True, False])
+def test_what_normalises_by_image_knows_nothing_of_the_batch(norm: str, alone: bool, small: bool) -> None:
+    torch.manual_seed(0)
+    model = build("retinanet_r50_fpn", 2, small=small, norm=norm, **({} if small else {"short": 64})).train()
+    batch = model.preprocess([torch.rand(3, 64, 64), torch.rand(3, 64, 64)])
+    one = replace(batch, pixels=batch.pixels[:1], frames=batch.frames[:1])
+    with torch.no_grad():
+        both, first = (model.backbone(images.pixels)[0][0] for images in (batch, one))
+    assert torch.allclose(both, first, rtol=1e-3, atol=1e-3) == alone
+
+
+def test_there_is_no_other_normalisation() -> None:
+    with pytest.raises(ValueError, match=r"norm = 'layer': choose frozen, batch, group"):
+        build("retinanet_r50_fpn", 2, small=True, norm="layer")
+
+
 def test_a_single_level_overfits() -> None:
     assert_overfits(build("retinanet_r50_fpn", 2, small=True, single=1), steps=60)
 

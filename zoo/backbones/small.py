@@ -6,7 +6,7 @@ Ours, from no paper: a residual network with batch normalisation of about 0.25 M
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -31,20 +31,26 @@ SMALL_RECIPE = Recipe(
 """The common budget of small detectors; each changes only what its losses need."""
 
 
-def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, ReLU; the map keeps its size at stride 1."""
+Norm = Callable[[int], nn.Module]
+"""Makes what normalises so many channels."""
+
+
+def conv_bn_relu(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, norm: Norm = nn.BatchNorm2d
+) -> nn.Sequential:
+    """Convolution without bias, batch normalisation or another, ReLU; the map keeps its size at stride 1."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(outputs),
+        norm(outputs),
         nn.ReLU(inplace=True),
     )
 
 
 class _Residual(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, norm: Norm) -> None:
         super().__init__()
-        self.first = conv_bn_relu(width, width)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
+        self.first = conv_bn_relu(width, width, norm=norm)
+        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), norm(width))
         # A block starts as the identity: short trainings go further.
         nn.init.zeros_(self.second[1].weight)  # type: ignore[arg-type]
 
@@ -58,19 +64,27 @@ class SmallNet(nn.Module):
     Args:
         widths: Channels of the stem and of each map.
         blocks: Residual blocks of each map; those beyond have one.
+        norm: What stands behind each convolution.
 
     Attributes:
         channels: Width of each map that `forward` gives.
         strides: Stride of each.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (16, 24, 40, 64, 64), blocks: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (16, 24, 40, 64, 64),
+        blocks: Sequence[int] = (),
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         self.channels = widths[1:]
         self.strides = tuple(4 * 2**level for level in range(len(self.channels)))
-        self.stem = conv_bn_relu(3, widths[0], stride=2)
+        self.stem = conv_bn_relu(3, widths[0], stride=2, norm=norm)
         self.stages = nn.ModuleList(
-            nn.Sequential(conv_bn_relu(inputs, outputs, stride=2), *(_Residual(outputs) for _ in range(count)))
+            nn.Sequential(
+                conv_bn_relu(inputs, outputs, stride=2, norm=norm), *(_Residual(outputs, norm) for _ in range(count))
+            )
             for (inputs, outputs), count in zip(itertools.pairwise(widths), (*blocks, *[1] * len(widths)), strict=False)
         )
 

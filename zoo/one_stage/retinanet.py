@@ -139,7 +139,7 @@ class RetinaNet(Detector):
         backbone: Literal["resnet", "small"] = "resnet",
         depth: int = 50,
         trainable: int = 3,
-        norm: Literal["frozen", "batch"] = "frozen",
+        norm: Literal["frozen", "batch", "group"] = "frozen",
         norm_eps: float = 1e-5,
         width: int = 256,
         extras: int = 2,
@@ -173,7 +173,9 @@ class RetinaNet(Detector):
             backbone: ResNet, or the small one that small sizes share, which looks at all of its maps.
             depth: Of the ResNet.
             trainable: How many of its five parts learn, counted from the end.
-            norm: Its normalisation: all frozen, or as a batch normalisation whose scale and shift are parameters.
+            norm: The backbone's normalisation: all frozen, or as a batch normalisation whose scale and shift are
+                parameters, as the small one has it anyhow; or `group`, by eight channels of an image at a time (Wu, He:
+                Group Normalization, ECCV 2018), which knows nothing of the batch.
             norm_eps: Of the frozen one.
             width: Channels of the pyramid and of both heads.
             extras: Levels beyond the backbone's coarsest map.
@@ -204,7 +206,7 @@ class RetinaNet(Detector):
             divisor: Padded to a multiple of this.
 
         Raises:
-            ValueError: There is no such single level.
+            ValueError: There is no such single level, or no such normalisation.
         """
         super().__init__(num_classes)
         body, strides, channels = _body(backbone, depth, trainable, norm, norm_eps)
@@ -343,12 +345,18 @@ def _body(
     backbone: str, depth: int, trainable: int, norm: str, norm_eps: float
 ) -> tuple[nn.Module, tuple[int, ...], tuple[int, ...]]:
     """The backbone, and strides and channels of the maps that the pyramid stands on: a ResNet's C3 to C5."""
+    layers = {"frozen": partial(FrozenBatchNorm, eps=norm_eps), "batch": nn.BatchNorm2d, "group": _by_image}
+    if norm not in layers:
+        raise ValueError(f"norm = {norm!r}: choose {', '.join(layers)}")
     if backbone == "small":
-        net = SmallNet()
+        net = SmallNet(norm=layers["batch" if norm == "frozen" else norm])
         return net, net.strides, net.channels
-    layer = nn.BatchNorm2d if norm == "batch" else partial(FrozenBatchNorm, eps=norm_eps)
-    resnet = ResNet(depth, trainable=trainable, norm=layer)
+    resnet = ResNet(depth, trainable=trainable, norm=layers[norm])
     return resnet, resnet.strides[1:], resnet.channels[1:]
+
+
+def _by_image(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(channels // 8, channels)
 
 
 class _Pyramid(BackboneWithFPN):
