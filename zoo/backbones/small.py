@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ops.augment import shapes_augment
 from zoo.detector import Recipe
 
-__all__ = ["SMALL_RECIPE", "SmallNet", "conv_bn_relu", "small_body"]
+__all__ = ["SMALL_RECIPE", "Norm", "SmallNet", "conv_bn_relu", "small_body"]
 
 SMALL_RECIPE = Recipe(
     batch=16,

@@ -35,7 +35,7 @@ from ops.nms import suppress
 from ops.structures import Detections, Target
 from zoo.backbones import small
 from zoo.backbones.resnet import ResNet
-from zoo.backbones.small import SmallNet
+from zoo.backbones.small import Norm, SmallNet
 from zoo.detector import Detector, Recipe
 from zoo.parts.fpn import FPN, BackboneWithFPN
 from zoo.parts.frozen import FrozenBatchNorm
@@ -345,7 +345,11 @@ def _body(
     backbone: str, depth: int, trainable: int, norm: str, norm_eps: float
 ) -> tuple[nn.Module, tuple[int, ...], tuple[int, ...]]:
     """The backbone, and strides and channels of the maps that the pyramid stands on: a ResNet's C3 to C5."""
-    layers = {"frozen": partial(FrozenBatchNorm, eps=norm_eps), "batch": nn.BatchNorm2d, "group": _by_image}
+    layers: dict[str, Norm] = {
+        "frozen": partial(FrozenBatchNorm, eps=norm_eps),
+        "batch": nn.BatchNorm2d,
+        "group": _by_image,
+    }
     if norm not in layers:
         raise ValueError(f"norm = {norm!r}: choose {', '.join(layers)}")
     if backbone == "small":
