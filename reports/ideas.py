@@ -77,19 +77,19 @@ def ideas(shelf: Shelf, chosen: Ideas) -> list[Section]:
                     if (row := _row(sides, place)) is not None:
                         marks = [notes.mark(literal(pair.paper))]
                         marks += [notes.mark(tested_on(entry)) for both in sides.values() for entry in both]
-                        names = (literal(pair.idea), test, changed, without, place.partition(".")[2])
-                        rows.append((*names, *row, " ".join(dict.fromkeys(marks))))
+                        what = (literal(pair.idea), place.partition(".")[2])
+                        rows.append((*what, *row, test, changed, without, " ".join(dict.fromkeys(marks))))
     if not rows:
         return []
-    texts = ("idea", "test", "with", "without", "metric")
     heads = (
-        *(Header(title, text=True) for title in texts),
+        Header("idea", text=True),
+        Header("metric", text=True),
         Header("with it"),
         Header("without it"),
         Header("difference"),
         Header("by seed", text=True),
         Header("better in"),
-        Header("notes", text=True),
+        *(Header(title, text=True) for title in ("test", "detector", "against", "notes")),
     )
     intro = (
         "Small detectors that differ in one idea, trained alike; with and without it the same seeds. Mean and standard "

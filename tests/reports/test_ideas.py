@@ -30,7 +30,7 @@ def test_pairs_are_compared_seed_by_seed() -> None:
         trained("align_b", 0, 0.9),
     )
     (row,) = table(ideas(found, CHOSEN))
-    assert (row["with"], row["without"], row["metric"]) == ("align_a", "fast", "AP")
+    assert (row["detector"], row["against"], row["metric"]) == ("align_a", "fast", "AP")
     assert row["by seed"] == "+3.0 -1.0 +2.0"
     assert row["difference"] == "+1.3 ± 2.1"
     assert row["with it"] == "43.3 ± 2.5"
@@ -52,7 +52,7 @@ def test_another_suppression_is_compared_on_the_same_weights_and_stands_in_no_ot
     found = shelf(*plain, *softened)
     rows = table(ideas(found, CHOSEN))
     assert [row["metric"] for row in rows] == ["AP", "AR100"]
-    assert rows[0]["with"] == "fast, soft-nms"
+    assert rows[0]["detector"] == "fast, soft-nms"
     assert rows[0]["by seed"] == "+1.0 +2.0"
     assert rows[0]["better in"] == "2 of 2"
     assert len(found.accuracies) == 1
