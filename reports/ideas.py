@@ -24,8 +24,9 @@ class Pair(BaseModel):
     Attributes:
         idea: In words, and what it stands against.
         paper: Of the idea.
-        changed: Catalog names of detectors with the idea: the one with most seeds in common, the first of equals.
-        without: Catalog name of the one without.
+        changed: Detectors with the idea: the one with most seeds in common, the first of equals. By catalog name; a
+            variant as `Record.called` has it.
+        without: The one without, likewise.
         suppression: Whether the idea is another suppression of the same weights; there are no names then.
         metrics: Places in the JSON of `score`; rates of false discoveries are better low, all others high.
     """
@@ -107,7 +108,8 @@ _Sides = dict[int, tuple[Entry, Entry]]
 
 def _sides(shelf: Shelf, pair: Pair, test: str) -> Iterable[tuple[str, str, _Sides]]:
     """Names of both sides and their Records by seed, for each comparison that a pair makes."""
-    plain = _by_seed(e for e in shelf.trainings if e.record.scale == "small" and e.test == test)
+    trained = (*shelf.trainings, *shelf.variants)
+    plain = _by_seed(e for e in trained if e.record.scale == "small" and e.test == test)
     if not pair.suppression:
         name = max(pair.changed, key=lambda name: len(plain[name].keys() & plain[pair.without].keys()))
         common = sorted(plain[name].keys() & plain[pair.without].keys())
@@ -132,7 +134,7 @@ def _by_seed(entries: Iterable[Entry]) -> dict[str, dict[int, Entry]]:
     found: dict[str, dict[int, Entry]] = defaultdict(dict)
     for entry in entries:
         if entry.record.seed is not None:
-            found[entry.record.detector].setdefault(entry.record.seed, entry)
+            found[entry.record.called].setdefault(entry.record.seed, entry)
     return found
 
 

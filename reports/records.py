@@ -214,29 +214,14 @@ class Shelf:
         return tuple(entry for entry in found if not entry.record.seed and not entry.record.learned_from)
 
     @cached_property
+    def variants(self) -> tuple[Entry, ...]:
+        """As `trainings`, of trainings that were given other settings than the detector's own."""
+        found = (e for e in _without_repetition(self.of_variants("accuracy")) if not e.record.learned_from)
+        return tuple(e for e in found if not e.record.multi_scale and not e.record.suppression)
+
+    @cached_property
     def _distinct(self) -> tuple[Entry, ...]:
-        """Accuracy Records without repetition; of tests alone, as a detector that was told the truth is not tested.
-
-        The same weights on the same images are one result, whatever the machine; a run of the reader's own counts as
-        another as soon as it differs in print.
-
-        Raises:
-            ReportError: A Record does not say what was tested on.
-        """
-        kept: dict[tuple[object, ...], Entry] = {}
-        for entry in self.of("accuracy"):
-            record = entry.record
-            if record.truth:
-                continue
-            if record.dataset is None:
-                raise entry.wrong("dataset", None, "the data set that was tested on")
-            precision = None if record.hardware is None else record.hardware.precision
-            key: tuple[object, ...] = (record.detector, record.scale, record.dataset, record.weights, precision)
-            key = (*key, record.multi_scale, record.suppression)
-            if key in kept and entry.own and entry.printed() != kept[key].printed():
-                key = (*key, "own")
-            kept.setdefault(key, entry)
-        return tuple(kept.values())
+        return _without_repetition(self.of("accuracy"))
 
     @cached_property
     def retrained(self) -> dict[tuple[str, str], list[Entry]]:
@@ -304,6 +289,31 @@ class Shelf:
             if entry.record.detector == detector and (value := entry.record.metrics.get(key)) is not None:
                 return str(value)
         return "—"
+
+
+def _without_repetition(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Accuracies without repetition; of tests alone, as a detector that was told the truth is not tested.
+
+    The same weights on the same images are one result, whatever the machine; a run of the reader's own counts as
+    another as soon as it differs in print.
+
+    Raises:
+        ReportError: A Record does not say what was tested on.
+    """
+    kept: dict[tuple[object, ...], Entry] = {}
+    for entry in entries:
+        record = entry.record
+        if record.truth:
+            continue
+        if record.dataset is None:
+            raise entry.wrong("dataset", None, "the data set that was tested on")
+        precision = None if record.hardware is None else record.hardware.precision
+        key: tuple[object, ...] = (record.detector, record.scale, record.dataset, record.weights, precision)
+        key = (*key, record.multi_scale, record.suppression)
+        if key in kept and entry.own and entry.printed() != kept[key].printed():
+            key = (*key, "own")
+        kept.setdefault(key, entry)
+    return tuple(kept.values())
 
 
 def read_entries(committed: Path, own: Iterable[Path] = ()) -> list[Entry]:

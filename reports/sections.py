@@ -378,7 +378,7 @@ def tested_on(entry: Entry) -> str:
     dataset = entry.record.dataset
     assert dataset is not None
     images = f"{dataset.images:,} images with {dataset.objects:,} objects, fingerprint {dataset.fingerprint[:8]}"
-    scales = f"; + is multi-scale testing, {literal(entry.record.multi_scale)}" if entry.record.multi_scale else ""
+    scales = f"; + is multi-scale testing, by {literal(entry.record.multi_scale)}" if entry.record.multi_scale else ""
     return f"accuracy on {entry.test} ({images}), run on {_machine(entry)}{scales}"
 
 
@@ -426,7 +426,8 @@ def _images_seen(training: Entry | None) -> str:
 
 
 def _name(entry: Entry) -> str:
-    name = f"{entry.record.detector}{'+' if entry.record.multi_scale else ''}"
+    several = entry.record.multi_scale
+    name = f"{entry.record.detector}+ {several}" if several else entry.record.detector
     return f"{name} (own machine)" if entry.own else name
 
 
