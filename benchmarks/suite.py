@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from benchmarks.cost import SHAPES_SIZE
 from ops.augment import photo_augment
 from zoo.detector import Recipe
 
@@ -24,6 +26,9 @@ class Benchmark:
             least that it calls a failure. Evaluation is deterministic on one machine; other processors and versions
             move it by less.
         photographs: Whether small detectors are trained with the augmentation for photographs.
+        sides: Inputs of small detectors, in pixels, by the names that constructors give them; none where they are
+            those of `shapes`.
+        small_changes: Fields of the small recipes that are others on this set.
     """
 
     name: str
@@ -32,10 +37,18 @@ class Benchmark:
     headline: tuple[str, str]
     margin: float
     photographs: bool = False
+    sides: Mapping[str, int] = field(default_factory=dict)
+    small_changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def small_overrides(self, own: Mapping[str, Any]) -> dict[str, int]:
+        """What a small detector with the settings `own` is given on this set: another input, where it has that of
+        `shapes`."""
+        return {name: side for name, side in self.sides.items() if own.get(name) == max(SHAPES_SIZE)}
 
     def small_recipe(self, recipe: Recipe) -> Recipe:
         """The recipe of a small detector on this set."""
-        return replace(recipe, augment=photo_augment) if self.photographs else recipe
+        changed = replace(recipe, **self.small_changes)
+        return replace(changed, augment=photo_augment) if self.photographs else changed
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -44,7 +57,17 @@ BENCHMARKS: dict[str, Benchmark] = {
         Benchmark("shapes", "test", "train", ("stats", "AP"), margin=0.5),
         Benchmark("discs", "test", "train", ("stats", "AP"), margin=0.5),
         Benchmark("bars", "test", "train", ("stats", "AP"), margin=0.5),
-        Benchmark("bccd", "test", "trainval", ("stats", "AP50"), margin=1.0, photographs=True),
+        Benchmark(
+            "bccd",
+            "test",
+            "trainval",
+            ("stats", "AP50"),
+            margin=1.0,
+            photographs=True,
+            # Of photographs of 640x480, 292 to learn from.
+            sides={"size": 256, "short": 256, "longest": 342},
+            small_changes={"steps": 600, "batch": 8},
+        ),
         Benchmark("voc", "2007_test", "0712_trainval", ("voc", "mAP07"), margin=0.3, photographs=True),
         Benchmark("coco", "val2017", "train2017", ("stats", "AP"), margin=0.3, photographs=True),
     )

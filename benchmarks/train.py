@@ -107,10 +107,11 @@ def train(
     if skip_corrupt:
         dataset = without_corrupt(dataset, quiet=quiet)
     torch.manual_seed(seed_of_start(seed))
-    model = build(detector, len(dataset.class_names), small=small, **(overrides or {}))
+    own = dict(spec.small or {}) if small else {}
+    own |= benchmark.small_overrides(own)
+    model = build(detector, len(dataset.class_names), small=small, **{**own, **(overrides or {})})
     if model.trains_on_masks:
         dataset = dataset.with_masks()
-    own = dict(spec.small or {}) if small else {}
     recipe = spec.small_recipe if small else spec.recipe
     usual = benchmark.small_recipe(recipe) if small and recipe is not None else recipe
     if usual is not None:

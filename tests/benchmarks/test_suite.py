@@ -1,0 +1,48 @@
+"""What training on a data set changes, and that the committed Records were made so."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.results import COMMITTED, Record
+from benchmarks.suite import BENCHMARKS
+from zoo import CATALOG
+
+TRAININGS = [Record.read(path) for path in sorted(COMMITTED.glob("*/training.*.small.*.json"))]
+
+
+@pytest.mark.parametrize(
+    ("detector", "changes"),
+    [
+        ("ssd300_vgg16", {"size": 256}),
+        ("retinanet_r50_fpn", {"short": 256, "longest": 342}),
+        ("rfcn_r101", {"short": 256, "longest": 342}),
+        ("overfeat_fast", {"longest": 342}),
+        ("hog_svm", {}),
+    ],
+)
+def test_photographs_are_seen_larger_than_shapes(detector: str, changes: dict[str, int]) -> None:
+    """R-FCN's `size` is that of its grid, and stays."""
+    own = CATALOG[detector].small
+    assert own is not None
+    assert BENCHMARKS["bccd"].small_overrides(own) == changes
+    assert BENCHMARKS["shapes"].small_overrides(own) == {}
+
+
+def test_photographs_change_the_small_recipe() -> None:
+    recipe = CATALOG["ssd300_vgg16"].small_recipe
+    assert recipe is not None
+    changed = BENCHMARKS["bccd"].small_recipe(recipe)
+    assert (changed.steps, changed.batch, changed.lr) == (600, 8, recipe.lr)
+    assert changed.augment is not recipe.augment
+    assert BENCHMARKS["shapes"].small_recipe(recipe) == recipe
+
+
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.name)
+def test_recorded_inputs_are_those_that_training_gives(training: Record) -> None:
+    assert training.dataset is not None
+    own = CATALOG[training.detector].small or {}
+    given = BENCHMARKS[training.dataset.name].small_overrides(own)
+    inputs = {key: own[key] for key in ("size", "short", "longest") if key in own} | given
+    inputs |= {key: value for key, value in training.variant.items() if key in inputs}
+    assert {key: training.overrides[key] for key in inputs} == inputs
