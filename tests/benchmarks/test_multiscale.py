@@ -312,7 +312,7 @@ def test_a_record_that_names_no_protocol_is_refused(content: object, tmp_path: P
 
 
 def test_pages_keep_both_apart() -> None:
-    """The plain one alone is compared with papers, timed, costed and plotted; the other has a row marked +, and by what protocol."""
+    """The plain one alone is compared with papers, timed, costed and plotted; the other has a row of its own, marked +."""
     made = [
         record("accuracy", metrics=metrics(0.45)),
         record("accuracy", metrics=metrics(0.4871), protocol={"multi_scale": {"name": "relative"}}),
@@ -335,7 +335,7 @@ def test_pages_keep_both_apart() -> None:
     lines = [line for line in page.splitlines() if "48.7" in line]
     assert len(lines) == 1
     assert lines[0].startswith("| ssd300_vgg16+ relative |")
-    assert "+ is multi-scale testing, relative" in page
+    assert "+ is multi-scale testing, by relative" in page
 
 
 def test_the_command_line_knows_the_protocols(tmp_path: Path) -> None:
