@@ -312,7 +312,7 @@ def test_a_record_that_names_no_protocol_is_refused(content: object, tmp_path: P
 
 
 def test_pages_keep_both_apart() -> None:
-    """The plain one alone is compared with papers, timed, costed and plotted; the other has a row of its own, marked +."""
+    """The plain one alone is compared with papers, timed, costed and plotted; the other has its own row, marked +."""
     made = [
         record("accuracy", metrics=metrics(0.45)),
         record("accuracy", metrics=metrics(0.4871), protocol={"multi_scale": {"name": "relative"}}),
