@@ -13,6 +13,7 @@ __all__ = ["RULES"]
 
 _VOC = "refinedet_table1"
 _GIGA = 1e9
+_CHECKS = ("cornernet511_hg52", "centernet511_hg52_cre", "centernet511_hg52")
 _KEYPOINTS = ("cornernet511_hg104", "centernet511_hg104")
 
 
@@ -131,15 +132,16 @@ def _inside(boxes: int) -> Rule:
     """The rule that two dense layers on so many boxes take over twice the MACs that CenterNet's check adds."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
-        own = found.measured("roi-vs-center")
+        own, costs = found.measured("roi-vs-center"), _costs(found, _CHECKS)
+        if isinstance(costs, Verdict):
+            return costs
         if not own:
             return Verdict("cannot tell", wanted="`python -m benchmarks claims roi-vs-center`")
-        one = own[0]
-        without, branch, whole = (one.number(name) for name in ("cornernet", "checked", "centernet"))
-        inside = boxes * one.number("region")
+        without, branch, whole = (costs[name].number("macs") for name in _CHECKS)
+        inside = boxes * own[0].number("region")
         figure = f"{boxes:,} boxes {inside / _GIGA:.1f} G MACs; CenterNet adds {(whole - without) / _GIGA:.1f} G to "
         figure += f"CornerNet's {without / _GIGA:.0f} G, {(branch - without) / _GIGA:.1f} G with the check alone"
-        return fact(inside > 2 * (whole - without), figure, one.place)
+        return fact(inside > 2 * (whole - without), figure, own[0].place, *(cost.place for cost in costs.values()))
 
     words = "two dense layers on crops of 7x7 cells, cropping not counted: over twice the MACs that CenterNet-52 adds "
     words += "to CornerNet-52, 511x511, COCO"

@@ -118,7 +118,10 @@ def pair_rule(
 def crossed_rule(
     claim: str, one: Pair, other: Pair, quantity: Quantity, name: str, words: str, *, part: str = "", share: float = 1.0
 ) -> Rule:
-    """The rule that the difference between the sides of one pair exceeds `share` of that of another, seed by seed."""
+    """The rule that the difference between the sides of one pair exceeds `share` of that of another, seed by seed.
+
+    Nothing is decided where the sides of a pair did not see as many images in training.
+    """
 
     def judge(_: Claim, found: Evidence) -> Verdict:
         mine, theirs = (_compared(found, pair, quantity) for pair in (one, other))
@@ -134,7 +137,10 @@ def crossed_rule(
         part_of = "" if share == 1 else f"{share:g} times "
         figure = f"{name}, ({mine.sides}) less {part_of}({theirs.sides})"
         # One side may belong to both pairs.
-        return judge_values(values, figure, rests_on=list(dict.fromkeys([*mine.places, *theirs.places])))
+        verdict = judge_values(values, figure, rests_on=list(dict.fromkeys([*mine.places, *theirs.places])))
+        for both in (mine, theirs):
+            verdict = of_alike(verdict, found, both.first, both.second)
+        return verdict
 
     return Rule(claim, "S", words, judge, part)
 

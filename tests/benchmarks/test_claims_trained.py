@@ -188,6 +188,15 @@ def test_what_small_batches_cost_is_set_against_a_norm_that_knows_no_batch() -> 
     crossed = verdict("batch-bn", "batch over group normalisation", found)
     assert crossed.word == "holds"
     assert "+4.5 points (+4.5 +3.5 +5.5 by seed)" in crossed.figure
+    fewer = evidence(
+        *side(detector, [20, 21, 22], "AP"),
+        *side(detector, [15, 16.5, 16], "AP", variant=few),
+        *side(detector, [19, 20, 21], "AP", variant={"norm": "group"}),
+        *side(detector, [18.5, 19, 20.5], "AP", variant={**few, "norm": "group"}, steps=9),
+    )
+    unlike = verdict("batch-bn", "batch over group normalisation", fewer)
+    assert unlike.word == "cannot tell"
+    assert "both sides trained on as many images" in unlike.wanted
 
 
 def test_what_learned_from_few_images_is_compared_with_its_like() -> None:
