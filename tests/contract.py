@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torchvision.ops import box_iou
 from benchmarks.datasets import Dataset
 from ops.structures import Detections, Target
 from zoo.detector import Detector
+from zoo.parts.fitting import Images
 
 
 def toy_images(seed: int = 0, sizes: tuple[tuple[int, int], ...] = ((120, 160), (160, 130))) -> list[Tensor]:
@@ -108,6 +111,39 @@ def forms(count: int = 8, size: int = 96, seed: int = 0) -> list[tuple[Tensor, T
             boxes.append([x, y, x + side, y + side])
         items.append((image, Target(torch.tensor(boxes, dtype=torch.float32), torch.tensor([0, 1]))))
     return items
+
+
+class Interrupted(Exception):
+    """What a test raises in place of Ctrl-C."""
+
+
+class Notes:
+    """A state in memory that is interrupted behind its `last` saving."""
+
+    def __init__(self, last: int) -> None:
+        self.last, self.kept = last, list[dict[str, Any]]()
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.kept.append(deepcopy(state))
+        if len(self.kept) == self.last:
+            raise Interrupted
+
+    def load(self) -> dict[str, Any] | None:
+        return deepcopy(self.kept[-1]) if self.kept else None
+
+
+def assert_fit_goes_on(make: Callable[[], Detector], items: Images, last: int) -> list[dict[str, Any]]:
+    """A fit that is interrupted behind its `last` saving ends in another process as one that is not; what it saved."""
+    whole, resumed = make(), make()
+    whole.fit(items, seed=3)
+    notes = Notes(last)
+    with pytest.raises(Interrupted):
+        make().fit(items, seed=3, state=notes)
+    notes.last = 0
+    resumed.fit(items, seed=3, state=notes)
+    for (name, ours), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    return notes.kept
 
 
 def assert_is_fitted_detector(make: Callable[[], Detector], seed: int = 0, *, parameters: bool = False) -> None:

@@ -10,7 +10,7 @@ from torchvision.ops import box_iou
 
 from benchmarks.datasets.shapes import SCENES, draw
 from ops.structures import Target
-from tests.contract import forms
+from tests.contract import assert_fit_goes_on, forms
 from zoo.classical.dpm import SMALL, dpm
 from zoo.parts.latent_svm import LatentSVM
 from zoo.parts.star_learning import by_aspect
@@ -63,6 +63,14 @@ def test_the_hardest_negatives_of_all_passes_are_kept() -> None:
     new = {key: float(described.float() @ trainer._weights(0, 0, parts=True)) for key, described in after.items()}
     assert min(new[key] for key in left) >= max(new[key] for key in after.keys() - left.keys()) - 1e-4
     assert scores.keys() == after.keys()
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_an_interrupted_fit_goes_on_and_ends_alike(last: int) -> None:
+    """After the roots, the mixtures and the first of two passes with parts, which hands on what it has found."""
+    settings = {**SMALL, "groups": 1, "learning": {"passes": 2, "negatives": 40, "every": 3}}
+    kept = assert_fit_goes_on(lambda: dpm(2, **settings), drawn(0, 6), last)
+    assert [state["done"] for state in kept] == [1, 2, 3, 4]
 
 
 def test_moving_costs_are_never_negative() -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from torch.nn import functional as F
 
 from ops.coders import CenterSizeCoder
 from ops.structures import Target
-from tests.contract import assert_is_fitted_detector, empty_target, forms, toy_images
+from tests.contract import assert_fit_goes_on, assert_is_fitted_detector, empty_target, forms, toy_images
 from zoo import build
 from zoo.backbones.alexnet import CaffeNet
 from zoo.detector import listening
@@ -269,41 +267,12 @@ def test_a_class_without_objects_is_told() -> None:
         tiny(steps=0).fit(items, seed=0)
 
 
-class Interrupted(Exception):
-    """What a test raises in place of Ctrl-C."""
-
-
-class Notes:
-    """A state in memory that is interrupted behind its `last` saving."""
-
-    def __init__(self, last: int) -> None:
-        self.last, self.kept = last, list[dict[str, Any]]()
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.kept.append(deepcopy(state))
-        if len(self.kept) == self.last:
-            raise Interrupted
-
-    def load(self) -> dict[str, Any] | None:
-        return deepcopy(self.kept[-1]) if self.kept else None
-
-
 @pytest.mark.parametrize("last", [1, 2, 3, 4, 5])
 def test_an_interrupted_fit_goes_on_and_ends_alike(last: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """After each of two states of fine-tuning (images are few: in the midst of an epoch) and after each stage."""
     monkeypatch.setattr(region_fit, "_KEEP_EVERY", 2)
-    items = forms(count=5)
-    whole = tiny(steps=5)
-    whole.fit(items, seed=3)
-    notes = Notes(last)
-    with pytest.raises(Interrupted):
-        tiny(steps=5).fit(items, seed=3, state=notes)
-    notes.last = 0
-    resumed = tiny(steps=5)
-    resumed.fit(items, seed=3, state=notes)
-    assert [state["stage"] for state in notes.kept] == [0, 0, 1, 2, 3]
-    for (name, ours), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), name
+    kept = assert_fit_goes_on(lambda: tiny(steps=5), forms(count=5), last)
+    assert [state["stage"] for state in kept] == [0, 0, 1, 2, 3]
 
 
 def test_without_correction_a_detection_is_its_proposal() -> None:

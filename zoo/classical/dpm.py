@@ -39,7 +39,7 @@ from ops.structures import Detections, Target
 from zoo.detector import Detector, stage
 from zoo.formats.dpm_mat import Component, StarMixture, read_star_mixture
 from zoo.formats.mat import MatError
-from zoo.parts.fitting import Images
+from zoo.parts.fitting import Images, State
 from zoo.parts.latent_svm import LatentSVM
 from zoo.parts.star_model import Star, StarModels, predicted
 
@@ -225,15 +225,17 @@ class Dpm(Detector):
                 total += sum(max(0, rows - h + 1) * max(0, columns - w + 1) for h, w in star.windows)
         return total
 
-    def fit(self, dataset: Images, seed: int) -> None:
+    def fit(self, dataset: Images, seed: int, state: State | None = None) -> None:
         """Learn the stars from `dataset[i]` -> (image, Target) by latent SVMs.
 
-        The same seed and images give the same detector. Weights are rounded to float16, as checkpoints keep them.
+        The same seed and images give the same detector. Weights are rounded to float16, as checkpoints keep them. Where
+        `state` holds what an interrupted call has kept after a pass, this one goes on from there and ends with the same
+        weights on a CPU.
 
         Raises:
             ValueError: A class has no object.
         """
-        LatentSVM(self, seed, **self.learning).fit(dataset)
+        LatentSVM(self, seed, **self.learning).fit(dataset, state)
 
     def star(self, label: int) -> Star:
         """One class's components."""

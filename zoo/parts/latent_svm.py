@@ -22,7 +22,7 @@ from torchvision.ops import box_iou
 from ops.cover import suppress_covered
 from ops.part_features import mirror_features
 from ops.structures import Target
-from zoo.parts.fitting import Images, tracked
+from zoo.parts.fitting import Images, State, tracked
 from zoo.parts.margins import separate
 from zoo.parts.star_learning import add_parts, alike, by_aspect, choose_window, learn_boxes, turned, warped
 from zoo.parts.star_model import Star
@@ -120,23 +120,52 @@ class LatentSVM:
         self.others = self._no_others()
 
     @torch.no_grad()
-    def fit(self, dataset: Images) -> None:
-        """The whole training, see the module.
+    def fit(self, dataset: Images, state: State | None = None) -> None:
+        """The whole training, see the module; where `state` holds what an interrupted call kept, what is left of it.
 
         Raises:
             ValueError: A class has no object.
         """
         order = [int(index) for index in self.chance.permutation(len(dataset))][: self.images]
-        self._roots(dataset, order)
-        self._pass(dataset, order, "mixtures", parts=False)
-        add_parts(self.detector.models)
-        self.found, self.others = [{} for _ in self.found], self._no_others()
-        for turn in range(1, self.passes + 1):
+        done = self._resume(state)
+        if done < 1:
+            # Nothing after the roots is drawn at random.
+            self._roots(dataset, order)
+            self._keep(state, 1)
+        if done < 2:
+            self._pass(dataset, order, "mixtures", parts=False)
+            add_parts(self.detector.models)
+            self.found, self.others = [{} for _ in self.found], self._no_others()
+            self._keep(state, 2)
+        for turn in range(max(1, done - 1), self.passes + 1):
             self._pass(dataset, order, f"parts, pass {turn}", parts=True)
+            self._keep(state, 2 + turn)
         for label, found in enumerate(self.found):
             for group in range(self.groups):
                 places = [one.places for one in found.values() if one.group == group and one.places is not None]
                 learn_boxes(self.detector.models, label, group, places, self.penalty)
+
+    def _keep(self, state: State | None, done: int) -> None:
+        """A later call is to go on behind what is done: roots, mixtures, and the passes with parts."""
+        if state is not None:
+            found = [{key: (one.group, one.described, one.places) for key, one in own.items()} for own in self.found]
+            state.save({"done": done, "model": self.detector.state_dict(), "found": found, "others": self.others})
+
+    def _resume(self, state: State | None) -> int:
+        """What is done already."""
+        kept = None if state is None else state.load()
+        if kept is None:
+            return 0
+        self.detector.load_state_dict(kept["model"])
+        device = self.detector.device
+        self.found = [
+            {key: _Example(group, described.to(device), places) for key, (group, described, places) in own.items()}
+            for own in kept["found"]
+        ]
+        self.others = [
+            [{key: one.to(device) for key, one in own.items()} for own in groups] for groups in kept["others"]
+        ]
+        return int(kept["done"])
 
     def _no_others(self) -> list[list[dict[tuple[int, ...], Tensor]]]:
         """By class and component the descriptions of windows without an object, by image and place."""
