@@ -117,14 +117,20 @@ def sentences() -> Iterator[None]:
 
 
 def settings_of(pairs: list[str] | None, option: str = "--set") -> dict[str, Any]:
-    """Arguments from `name=value`, as `option` gives them; values are JSON, or else text."""
+    """Arguments from `name=value`, as `option` gives them; values are JSON, True, False, None, or text.
+
+    Raises:
+        ValueError: There is no `=`, or a word in place of True or False that would count as true because it is text.
+    """
     settings = {}
     for pair in pairs or []:
         name, separator, text = pair.partition("=")
         if not separator:
             raise ValueError(f"{option} {pair}: write name=value")
+        if text.lower() in ("yes", "no", "on", "off"):
+            raise ValueError(f"{option} {pair}: write True or False")
         try:
-            value = json.loads(text)
+            value = json.loads({"true": "true", "false": "false", "none": "null"}.get(text.lower(), text))
         except json.JSONDecodeError:
             value = text
         settings[name] = tuple(value) if isinstance(value, list) else value

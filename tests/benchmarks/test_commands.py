@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from benchmarks import commands
 from benchmarks.__main__ import app
+from benchmarks.commands.common import settings_of
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -40,6 +41,7 @@ def test_cost():
         (["cost", "ssd300_vgg16", "--size", "300"], "height x width"),
         (["train", "ssd300_vgg16", "--size", "tiny"], "choose small or paper"),
         (["train", "ssd300_vgg16", "--set", "size"], "name=value"),
+        (["train", "ron320_vgg16", "--set", "objectness=off"], "objectness=off: write True or False"),
         (["evaluate", "ssd300_vgg16", "--dataset", "voc", "--data-root", "nowhere", "--out", "x"], "nowhere"),
         (["score", "--gt", "absent.json", "--detections", "absent.json"], "absent.json"),
         (["weights", "yolov9"], "yolov9"),
@@ -54,6 +56,14 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, monkeypatch, tmp_pat
     assert len(err.strip().splitlines()) == 1
     assert not out
     assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+def test_a_setting_written_as_in_python_is_no_text():
+    """`bool("False")` is true: a training without its switch would look like one with it."""
+    given = ["a=False", "b=true", "c=None", "d=0.5", "e=random", "f=[1, 2]", 'g="off"', "h="]
+    assert settings_of(given) == {
+        "a": False, "b": True, "c": None, "d": 0.5, "e": "random", "f": (1, 2), "g": "off", "h": "",
+    }  # fmt: skip
 
 
 def test_score_reads_files_and_writes_json(tmp_path):
