@@ -28,6 +28,8 @@ class Benchmark:
         photographs: Whether small detectors are trained with the augmentation for photographs.
         sides: Inputs of small detectors, in pixels, by the names that constructors give them; none where they are
             those of `shapes`.
+        scale: Of the images that small pyramids begin with, by that of their `largest_scale`: below 1 where images of
+            `shapes` are smaller. Features of a few pixels find nothing but noise in photographs.
         small_changes: Fields of the small recipes that are others on this set.
     """
 
@@ -38,12 +40,16 @@ class Benchmark:
     margin: float
     photographs: bool = False
     sides: Mapping[str, int] = field(default_factory=dict)
+    scale: float = 1.0
     small_changes: Mapping[str, Any] = field(default_factory=dict)
 
-    def small_overrides(self, own: Mapping[str, Any]) -> dict[str, int]:
+    def small_overrides(self, own: Mapping[str, Any]) -> dict[str, int | float]:
         """What a small detector with the settings `own` is given on this set: another input, where it has that of
-        `shapes`."""
-        return {name: side for name, side in self.sides.items() if own.get(name) == max(SHAPES_SIZE)}
+        `shapes`, or a pyramid of another scale."""
+        sides = {name: side for name, side in self.sides.items() if own.get(name) == max(SHAPES_SIZE)}
+        if self.scale == 1 or "largest_scale" not in own:
+            return {**sides}
+        return {**sides, "largest_scale": self.scale * own["largest_scale"]}
 
     def small_recipe(self, recipe: Recipe) -> Recipe:
         """The recipe of a small detector on this set."""
@@ -66,6 +72,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             photographs=True,
             # Of photographs of 640x480, 292 to learn from.
             sides={"size": 256, "short": 256, "longest": 342},
+            scale=0.5,
             small_changes={"steps": 600, "batch": 8},
         ),
         Benchmark("voc", "2007_test", "0712_trainval", ("voc", "mAP07"), margin=0.3, photographs=True),

@@ -18,11 +18,13 @@ TRAININGS = [Record.read(path) for path in sorted(COMMITTED.glob("*/training.*.s
         ("retinanet_r50_fpn", {"short": 256, "longest": 342}),
         ("rfcn_r101", {"short": 256, "longest": 342}),
         ("overfeat_fast", {"longest": 342}),
-        ("hog_svm", {}),
+        ("hog_svm", {"largest_scale": 1.0}),
+        ("dpm", {"largest_scale": 0.75}),
+        ("acf", {}),
     ],
 )
-def test_photographs_are_seen_larger_than_shapes(detector: str, changes: dict[str, int]) -> None:
-    """R-FCN's `size` is that of its grid, and stays."""
+def test_photographs_are_seen_at_another_size_than_shapes(detector: str, changes: dict[str, float]) -> None:
+    """By networks; by pyramids of filters they are seen smaller. R-FCN's `size` is that of its grid, and stays."""
     own = CATALOG[detector].small
     assert own is not None
     assert BENCHMARKS["bccd"].small_overrides(own) == changes
@@ -43,6 +45,6 @@ def test_recorded_inputs_are_those_that_training_gives(training: Record) -> None
     assert training.dataset is not None
     own = CATALOG[training.detector].small or {}
     given = BENCHMARKS[training.dataset.name].small_overrides(own)
-    inputs = {key: own[key] for key in ("size", "short", "longest") if key in own} | given
+    inputs = {key: own[key] for key in ("size", "short", "longest", "largest_scale") if key in own} | given
     inputs |= {key: value for key, value in training.variant.items() if key in inputs}
     assert {key: training.overrides[key] for key in inputs} == inputs
