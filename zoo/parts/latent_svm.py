@@ -45,6 +45,12 @@ class _Example:
     described: Tensor
     places: tuple[Tensor, Tensor] | None = None
 
+    @classmethod
+    def on(cls, device: torch.device, group: int, described: Tensor, places: tuple[Tensor, Tensor] | None) -> _Example:
+        """One of such fields, on a device."""
+        moved = None if places is None else (places[0].to(device), places[1].to(device))
+        return cls(group, described.to(device), moved)
+
 
 @dataclass(frozen=True)
 class _Scene:
@@ -158,10 +164,7 @@ class LatentSVM:
             return 0
         self.detector.load_state_dict(kept["model"])
         device = self.detector.device
-        self.found = [
-            {key: _Example(group, described.to(device), places) for key, (group, described, places) in own.items()}
-            for own in kept["found"]
-        ]
+        self.found = [{key: _Example.on(device, *one) for key, one in own.items()} for own in kept["found"]]
         self.others = [
             [{key: one.to(device) for key, one in own.items()} for own in groups] for groups in kept["others"]
         ]
