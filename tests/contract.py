@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -118,22 +118,27 @@ class Interrupted(Exception):
 
 
 class Notes:
-    """A state in memory that is interrupted behind its `last` saving."""
+    """A state in memory that is interrupted behind its `last` saving, and read as one on a disk is."""
 
     def __init__(self, last: int) -> None:
-        self.last, self.kept = last, list[dict[str, Any]]()
+        self.last, self.kept = last, list[bytes]()
 
     def save(self, state: dict[str, Any]) -> None:
-        self.kept.append(deepcopy(state))
+        file = BytesIO()
+        torch.save(state, file)
+        self.kept.append(file.getvalue())
         if len(self.kept) == self.last:
             raise Interrupted
 
     def load(self) -> dict[str, Any] | None:
-        return deepcopy(self.kept[-1]) if self.kept else None
+        return self.states()[-1] if self.kept else None
+
+    def states(self) -> list[dict[str, Any]]:
+        return [torch.load(BytesIO(one), weights_only=True) for one in self.kept]
 
 
 def assert_fit_goes_on(make: Callable[[], Detector], items: Images, last: int) -> list[dict[str, Any]]:
-    """A fit that is interrupted behind its `last` saving ends in another process as one that is not; what it saved."""
+    """A fit that is interrupted behind its `last` saving, and gone on with, ends as one that is not; what it saved."""
     whole, resumed = make(), make()
     whole.fit(items, seed=3)
     notes = Notes(last)
@@ -143,7 +148,7 @@ def assert_fit_goes_on(make: Callable[[], Detector], items: Images, last: int) -
     resumed.fit(items, seed=3, state=notes)
     for (name, ours), theirs in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name
-    return notes.kept
+    return notes.states()
 
 
 def assert_is_fitted_detector(make: Callable[[], Detector], seed: int = 0, *, parameters: bool = False) -> None:

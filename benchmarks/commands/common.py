@@ -5,6 +5,7 @@ Modules that need torch are imported by the command that needs them: `score` sta
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from collections.abc import Iterator
@@ -116,23 +117,30 @@ def sentences() -> Iterator[None]:
             raise typer.Exit(2) from error
 
 
+def _value(text: str) -> Any:
+    """What a text says in JSON or in Python, or else the text."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
 def settings_of(pairs: list[str] | None, option: str = "--set") -> dict[str, Any]:
-    """Arguments from `name=value`, as `option` gives them; values are JSON, True, False, None, or text.
+    """Arguments from `name=value`, as `option` gives them; values are JSON, or as in Python, or else text.
 
     Raises:
-        ValueError: There is no `=`, or a word in place of True or False that would count as true because it is text.
+        ValueError: There is no `=`, or a word in place of True, False or None that would count as true, being text.
     """
     settings = {}
     for pair in pairs or []:
         name, separator, text = pair.partition("=")
         if not separator:
             raise ValueError(f"{option} {pair}: write name=value")
-        if text.lower() in ("yes", "no", "on", "off"):
-            raise ValueError(f"{option} {pair}: write True or False")
-        try:
-            value = json.loads({"true": "true", "false": "false", "none": "null"}.get(text.lower(), text))
-        except json.JSONDecodeError:
-            value = text
+        value = _value(text)
+        if isinstance(value, str) and text.lower() in ("yes", "no", "on", "off", "true", "false", "none", "null"):
+            raise ValueError(f"{option} {pair}: write True, False or None")
         settings[name] = tuple(value) if isinstance(value, list) else value
     return settings
 

@@ -41,7 +41,8 @@ def test_cost():
         (["cost", "ssd300_vgg16", "--size", "300"], "height x width"),
         (["train", "ssd300_vgg16", "--size", "tiny"], "choose small or paper"),
         (["train", "ssd300_vgg16", "--set", "size"], "name=value"),
-        (["train", "ron320_vgg16", "--set", "objectness=off"], "objectness=off: write True or False"),
+        (["train", "ron320_vgg16", "--set", "objectness=off"], "objectness=off: write True, False or None"),
+        (["train", "ron320_vgg16", "--set", "objectness=FALSE"], "objectness=FALSE: write True, False or None"),
         (["evaluate", "ssd300_vgg16", "--dataset", "voc", "--data-root", "nowhere", "--out", "x"], "nowhere"),
         (["score", "--gt", "absent.json", "--detections", "absent.json"], "absent.json"),
         (["weights", "yolov9"], "yolov9"),
@@ -60,9 +61,9 @@ def test_bad_input_is_one_line_and_exit_2(arguments, words, monkeypatch, tmp_pat
 
 def test_a_setting_written_as_in_python_is_no_text():
     """`bool("False")` is true: a training without its switch would look like one with it."""
-    given = ["a=False", "b=true", "c=None", "d=0.5", "e=random", "f=[1, 2]", 'g="off"', "h="]
+    given = ["a=False", "b=true", "c=None", "d=0.5", "e=random", "f=[1, 2]", "i=(1, [True])", 'g="off"', "h="]
     assert settings_of(given) == {
-        "a": False, "b": True, "c": None, "d": 0.5, "e": "random", "f": (1, 2), "g": "off", "h": "",
+        "a": False, "b": True, "c": None, "d": 0.5, "e": "random", "f": (1, 2), "i": (1, [True]), "g": "off", "h": "",
     }  # fmt: skip
 
 
