@@ -45,7 +45,7 @@ def ship(
         if not records_only:
             _check_that_it_may_ship(source, training)
         benchmark = BENCHMARKS[training.dataset.name]
-        dataset = open_dataset(benchmark.name, benchmark.split, data_root)
+        dataset = open_dataset(benchmark.name, benchmark.test_of(training.dataset.split), data_root)
         with tempfile.TemporaryDirectory() as scratch:
             record = evaluate(load_subject(training.detector, source, training.num_classes), dataset, out=Path(scratch))
             if not records_only:

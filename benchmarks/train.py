@@ -78,7 +78,7 @@ def train(
         small: The size that trains in minutes, or the paper's.
         overrides: Constructor arguments that differ from that size's.
         recipe_changes: Fields of the Recipe to change, such as `{"steps": 2500}`.
-        split: Training split, if not the benchmark's.
+        split: Training split, if not the benchmark's; another one makes a variant.
         images: Learn from so many images only, the first ones of the split.
         data_root: The data as their owner unpacked them.
         seed: Of everything.
@@ -127,7 +127,13 @@ def train(
         recipe=None if recipe is None else describe_recipe(recipe),
         seed=seed,
         images=images,
-        variant=as_json({**_differing(overrides, own), **_differing(recipe_changes, vars(usual) if usual else {})}),
+        variant=as_json(
+            {
+                **_differing(overrides, own),
+                **_differing(recipe_changes, vars(usual) if usual else {}),
+                **_differing({"split": split or benchmark.train_split}, {"split": benchmark.train_split}),
+            }
+        ),
         data=dataset_id(dataset),
         precision="bfloat16" if amp else "float32",
     )

@@ -81,6 +81,7 @@ def pair_rule(
     matters: float | None = None,
     equal_within: float | None = None,
     same_steps: bool = True,
+    either: bool = False,
 ) -> Rule:
     """The rule that `quantity` of the first side exceeds that of the second, seed by seed.
 
@@ -96,12 +97,17 @@ def pair_rule(
         equal_within: Likewise.
         same_steps: Whether both sides must have seen as many images, those that came again counted each time. What
             learns without steps never has.
+        either: Whether it may as well be the second that exceeds the first, both tested alike: the sides differ.
     """
 
     def judge(_: Claim, found: Evidence) -> Verdict:
         both = _compared(found, pair, quantity)
         if isinstance(both, Verdict):
             return both
+        if either and statistics.fmean(both.values.values()) < 0:
+            turned = _compared(found, replace(pair, first=pair.second, second=pair.first), quantity)
+            assert isinstance(turned, _Compared)
+            both = turned
         verdict = judge_values(
             both.values,
             f"{name}, {both.sides}",
@@ -110,6 +116,8 @@ def pair_rule(
             equal_within=equal_within,
             rests_on=both.places,
         )
+        if either and verdict.p is not None:
+            verdict = replace(verdict, p=min(1.0, 2 * verdict.p))
         return of_alike(verdict, found, both.first, both.second) if same_steps else verdict
 
     return Rule(claim, "S", words, judge, part)

@@ -47,6 +47,8 @@ _K0, _K4 = "cornernet511_hg52", "centernet511_hg52"
 _K1, _K2, _K3 = (f"centernet511_hg52_{name}" for name in ("ccp", "cre", "cre_ctp"))
 _CHECK = Pair((_K2,), (_K0,))
 
+_RADII = {radius: Pair(("densebox",), (f"densebox circle={radius}",), "discs test") for radius in (0.1, 0.5)}
+
 _GAIN = "the difference is over 0 in every seed and in its interval"
 _MORE_SMALL = "small objects gain more than large ones"
 
@@ -158,6 +160,12 @@ RULES: tuple[Rule, ...] = (
     crossed_rule("batch-bn", _BATCH, _GROUP, _AP, "AP",
                  "16 images a batch less 2 gain more with batch than with group normalisation: over 0 in every seed "
                  "and in its interval", part="batch over group normalisation"),
+    *(
+        pair_rule("densebox-area-weight", pair, _AP, "AP", f"discs of 0.3 of the shorter side against {radius}: "
+                  "either is better by over 2 points, in every seed and in its interval", part=f"disc of {radius}",
+                  limit=2.0, either=True)
+        for radius, pair in _RADII.items()
+    ),
     pair_rule("mask-multitask", Pair(("mask_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP of boxes", _GAIN,
               part="boxes"),
     pair_rule("detnet-resolution", Pair(("detnet59_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP", _GAIN, part="AP"),

@@ -136,7 +136,8 @@ class Record(_Frozen):
         seed: Of the run; for accuracy, of the training that made the checkpoint, where it is known.
         learned_from: Images that the checkpoint learned from, where these are fewer than the training split has.
         variant: Constructor arguments and fields of the Recipe that this training was given in place of the detector's
-            own at its size; an experiment, whose numbers are not the detector's.
+            own at its size, and its `split`, where it is not the benchmark's; an experiment, whose numbers are not the
+            detector's.
         recipe: How it was trained (training only).
         commit: Of this project; ends in `+` where the tree had changes.
         versions: Of Python and of the libraries that can move the numbers.

@@ -195,3 +195,32 @@ def test_what_moves_between_runs_is_drawn_too() -> None:
     again = {"end_to_end": {"median": 0.01}, "earlier": [0.02, 0.0055]}
     moved = [one.model_copy(update={"metrics": again}) if one.kind == "latency" else one for one in OWN]
     assert front(*moved, *rival).word == "cannot tell"
+
+
+OVERLAP = "densebox-overlap"
+
+
+def falls(detector: str, *values: float) -> list[Record]:
+    """Recall from 90 down by so much; in the middle bin anything."""
+    rows = [{"bins": [{"recall": 90.0}, {"recall": 3.0}, {"recall": 90.0 - value}]} for value in values]
+    learned = {"variant": {"split": "pairs-train"}}
+    return [swept(OVERLAP, detector, seed, row, "pairs").model_copy(update=learned) for seed, row in enumerate(rows)]
+
+
+def test_recall_falls_with_overlap_and_more_than_with_anchors() -> None:
+    alone, more = "recall falls with overlap", "more than with anchors"
+    painted = falls("densebox", 30, 32, 31)
+    assert verdict(OVERLAP, alone, evidence(*painted)).word == "holds"
+    assert verdict(OVERLAP, alone, evidence(*falls("densebox", -30, -32, -31))).word == "fails"
+    assert f"3 seeds of {ONE} split=pairs-train" in verdict(OVERLAP, more, evidence(*painted)).wanted
+    apart = verdict(OVERLAP, more, evidence(*painted, *falls(ONE, 20, 20, 20)))
+    assert (apart.word, len(apart.rests_on)) == ("holds", 6)
+    assert "+11.0 points (+10.0 +12.0 +11.0 by seed)" in apart.figure
+    assert verdict(OVERLAP, more, evidence(*painted, *falls(ONE, 40, 41, 42))).word == "fails"
+    assert "in common" in verdict(OVERLAP, more, evidence(*painted[:1], *falls(ONE, 1, 1)[1:])).wanted
+    usual = [swept(OVERLAP, "densebox", 0, {"bins": [{"recall": 9.0}]}, "pairs")]
+    assert "3 seeds of densebox" in verdict(OVERLAP, alone, evidence(*usual)).wanted, "it learned from other images"
+    with pytest.raises(LedgerError, match=r"densebox.*metrics\.bins tells no recall by overlap; measure it again"):
+        verdict(
+            OVERLAP, alone, evidence(usual[0].model_copy(update={"variant": {"split": "pairs-train"}, "metrics": {}}))
+        )

@@ -127,6 +127,78 @@ def test_nothing_found_has_no_mean(shapes: Dataset, refinedet: Subject) -> None:
     assert {value for row in found["ious"] for value in row} == {None}
 
 
+class Fixed:
+    """Answers of two thresholds of suppression, image by image, whatever it sees."""
+
+    nms_iou = 0.45
+
+    def __init__(self, usual: list[Detections], loose: list[Detections]) -> None:
+        self.answers, self.seen = {self.nms_iou: usual, 0.65: loose}, -1
+
+    def preprocess(self, images: Any) -> None:
+        self.seen += 1
+
+    def network(self, batch: Any) -> None:
+        pass
+
+    def postprocess(self, outputs: Any, batch: Any) -> list[Detections]:
+        return [self.answers[self.nms_iou][self.seen]]
+
+
+def test_recall_of_overlapping_objects_against_loops(refinedet: Subject) -> None:
+    """Each box found under loose suppression counts if it is as sure as usual suppression demands."""
+    pairs, images = open_dataset("shapes", "pairs"), 60
+    loose = planted(pairs, images)
+    usual = [replace(one, scores=one.scores * 0.8) for one in loose]
+    model = Fixed(usual, loose)
+    found = placing.met_in_pairs(replace(refinedet, model=model), pairs, images)  # type: ignore[arg-type]
+    assert found["suppression"] == {"own": 0.45, "here": 0.65}
+    assert model.nms_iou == 0.45, "set back"
+    targets = [pairs[index][1] for index in range(images)]
+    assert not any(target.ignore.any() for target in targets)
+    floor = sorted((float(score) for one in usual for score in one.scores), reverse=True)[sum(map(len, targets)) - 1]
+    tally: dict[str, list[int]] = {}
+    for target, answer in zip(targets, loose, strict=True):
+        taken: set[int] = set()
+        for d in range(len(answer)):
+            if answer.scores[d] < floor:
+                continue
+            ious = box_iou(answer.boxes[d : d + 1].double(), target.boxes.double())[0].tolist()
+            fits = [(iou, -g) for g, iou in enumerate(ious) if iou >= 0.5 and answer.labels[d] == target.labels[g]]
+            fits = [one for one in fits if -one[1] not in taken]
+            if fits:
+                taken.add(-max(fits)[1])
+        for g in range(len(target)):
+            others = [h for h in range(len(target)) if h != g and target.labels[h] == target.labels[g]]
+            most = max((float(box_iou(target.boxes[g : g + 1], target.boxes[h : h + 1])) for h in others), default=0)
+            name = next((f"{high}" for high in (0.0, 0.2, 0.4, 0.6) if most <= high), "more")
+            tally.setdefault(name, []).append(g in taken)
+    rows = {"0.0": found["alone"], **{str(row["to"]): row for row in found["bins"]}}
+    for name, row in rows.items():
+        assert row["objects"] == len(tally[name]) > 2
+        assert row["recall"] == pytest.approx(100 * np.mean(tally[name]))
+    assert 0 < found["bins"][2]["recall"] < 100
+    assert tally["more"], "what overlaps by more is in no bin"
+
+
+def test_no_objects_have_no_recall(refinedet: Subject) -> None:
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64))
+    blind = replace(refinedet, model=Fixed([none], [none]))  # type: ignore[arg-type]
+    found = placing.met_in_pairs(blind, open_dataset("shapes", "pairs"), 1)
+    assert {row["recall"] for row in (found["alone"], *found["bins"])} <= {None, 0.0}
+
+
+def test_a_sweep_is_of_those_that_learned_from_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    (usual,) = sweeps.subjects(("ssd300_vgg16",), ())
+    assert not list(sweeps.subjects(("ssd300_vgg16",), (), "pairs-train"))
+    scene = replace(usual, variant={"split": "pairs-train"})
+    monkeypatch.setattr(sweeps, "load_subject", lambda *_: scene)
+    assert list(sweeps.subjects(("ssd300_vgg16",), (), "pairs-train")) == [scene]
+    assert not list(sweeps.subjects(("ssd300_vgg16",), ()))
+
+
+# RefineDet
+
 # RefineDet
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from scipy.stats import t
 
 from benchmarks.claims import Evidence, LedgerError, Verdict, judge
 from benchmarks.claims.control import control
@@ -158,6 +159,23 @@ def test_a_variant_is_a_side_of_its_own() -> None:
     assert judged.word == "holds"
     assert "+5.0 points (+5.0 +4.0 +6.0 by seed)" in judged.figure
     assert "(+7.0 +7.0 +7.0 by seed)" in verdict("ohem-helps", "hard less all", found).figure
+
+
+def test_sides_that_differ_may_do_so_either_way() -> None:
+    """Over 2 points, whichever side has them, and chance counted on both sides."""
+    part, dataset = "disc of 0.1", DatasetId(name="discs", split="test", fingerprint="d" * 48, images=300, objects=9)
+    whole = side("densebox", [40, 41, 42], "AP", dataset=dataset)
+
+    def against(*values: float) -> Verdict:
+        other = side("densebox", list(values), "AP", dataset=dataset, variant={"circle": 0.1})
+        return verdict("densebox-area-weight", part, evidence(*whole, *other))
+
+    less, more = against(35, 37, 37), against(45, 45, 47)
+    assert (less.word, more.word) == ("holds", "holds")
+    assert "densebox less densebox circle=0.1: +4.7 points (+5.0 +4.0 +5.0 by seed)" in less.figure
+    assert "densebox circle=0.1 less densebox: +4.7 points (+5.0 +4.0 +5.0 by seed)" in more.figure
+    assert less.p == more.p == pytest.approx(2 * float(t.sf((14 / 3 - 2) * 3, 2)))
+    assert {against(41, 42, 43).word, against(39, 40, 41).word} == {"fails"}, "a point is not two"
 
 
 def test_the_gain_of_blocks_is_parted_from_that_of_their_layers() -> None:

@@ -94,6 +94,11 @@ def test_only_a_first_whole_training_ships_and_others_leave_records(tmp_path, mo
     accuracy, _ = ship(tmp_path / "again", records_only=True, results=results)
     assert accuracy.name == "accuracy.yolov1.small.shapes-test.seed-1.coord-4.0.lr-0.5.json"
     assert Record.read(accuracy).called == "yolov1 coord=4.0 lr=0.5"
+    train("yolov1", "shapes", out=tmp_path / "scene", split="pairs-train", images=3, threads=1, quiet=True)
+    with pytest.raises(ValueError, match=r"was trained with 3 images, split=pairs-train; what ships"):
+        ship(tmp_path / "scene", results=results)
+    accuracy, _ = ship(tmp_path / "scene", records_only=True, results=results)
+    assert accuracy.name == "accuracy.yolov1.small.shapes-pairs.of-3.split-pairs-train.json"
     train("yolov1", "shapes", out=tmp_path / "first", threads=1, quiet=True)
     checkpoint, expectation, prints, matches, accuracy, _ = ship(tmp_path / "first", results=results)
     assert checkpoint == weights / "yolov1_small.shapes.safetensors"

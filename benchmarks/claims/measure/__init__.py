@@ -169,7 +169,7 @@ def _jobs(
                 yield _Job(f"{claim}, {source}", anywhere, partial(_counted, claim, count, source), name)
     for sweep in SWEEPS:
         if not claims or sweep.claim in claims:
-            for subject in subjects(sweep.detectors, extra):
+            for subject in subjects(sweep.detectors, extra, sweep.learned):
                 for split in sweep.splits:
                     name = _swept_name(sweep.claim, subject, split)
                     title = f"{sweep.claim}, {subject.weights.name}, shapes {split}"

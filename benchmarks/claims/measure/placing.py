@@ -1,9 +1,11 @@
-"""Level S: how exactly a detector's boxes lie, object by object, so that two detectors can be set against each other
-on the objects that both found. Returns numbers, and judges nothing.
+"""Level S: which objects a detector finds and how exactly its boxes lie on them, so that two detectors can be set
+against each other on the same objects. Each function returns numbers, and judges nothing.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +16,15 @@ from benchmarks.claims.measure.running import seen
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject
 from ops.structures import Detections, Target
+from zoo.dense.densebox import DenseBox
 
-__all__ = ["placed"]
+__all__ = ["OVERLAPS", "met_in_pairs", "placed"]
+
+OVERLAPS = (0.0, 0.2, 0.4, 0.6)
+"""Bounds of the bins of IoU between objects."""
+
+_LOOSE = 0.65
+"""IoU above which boxes suppress each other where objects overlap: over the last bin, so that it takes none of them."""
 
 
 def placed(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
@@ -29,10 +38,7 @@ def placed(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
     for _, image, target in seen(dataset, images, "boxes"):
         answers += subject.model([image])
         objects.append(target[~target.ignore])
-    count = sum(map(len, objects))
-    scores = torch.cat([answer.scores for answer in answers])
-    best = scores.topk(min(count, len(scores))).values
-    floor = float(best[-1]) if len(best) else 0.0
+    floor, count = _as_many(answers, objects), sum(map(len, objects))
     rows = [_of_objects(*one, floor) for one in zip(answers, objects, strict=True)]
     found = torch.cat(rows)
     return {
@@ -41,6 +47,58 @@ def placed(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
         "mean": 100 * float(found[found > 0].mean()) if bool((found > 0).any()) else None,
         "ious": [[round(value, 4) if value > 0 else None for value in row.tolist()] for row in rows],
     }
+
+
+def met_in_pairs(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
+    """Recall in percent of objects that overlap another of their class, by the largest such IoU, and of those alone.
+
+    A box finds an object as in `placed`. That a lesser box of two on neighbours is suppressed would say nothing of what
+    the network learned, so that here boxes may overlap by more than the objects of the last bin do. How sure a box must
+    be is not changed by that: as sure as the last of as many boxes as there are objects, suppressed as usual.
+    """
+    model: Any = subject.model
+    name = "nms" if isinstance(model, DenseBox) else "nms_iou"
+    own = getattr(model, name)
+    usual: list[Detections] = []
+    loose: list[Detections] = []
+    objects = []
+    try:
+        for _, image, target in seen(dataset, images, "pairs"):
+            batch = model.preprocess([image])
+            outputs = model.network(batch)
+            for answers, iou in ((usual, own), (loose, _LOOSE)):
+                setattr(model, name, iou)
+                answers += model.postprocess(outputs, batch)
+            objects.append(target[~target.ignore])
+    finally:
+        setattr(model, name, own)
+    floor = _as_many(usual, objects)
+    found = torch.cat([_of_objects(*one, floor) > 0 for one in zip(loose, objects, strict=True)])
+    overlap = torch.cat([_with_another(target) for target in objects])
+    bins = [
+        {"from": low, "to": high, **_recall(found[(overlap > low) & (overlap <= high)])}
+        for low, high in itertools.pairwise(OVERLAPS)
+    ]
+    return {"suppression": {"own": own, "here": _LOOSE}, "alone": _recall(found[overlap == 0]), "bins": bins}
+
+
+def _with_another(target: Target) -> Tensor:
+    """Of each object the largest IoU with another of its class `[G]`."""
+    if not len(target):
+        return torch.zeros(0)
+    overlap = box_iou(target.boxes, target.boxes) * (target.labels[:, None] == target.labels)
+    return overlap.fill_diagonal_(0).amax(1)
+
+
+def _recall(found: Tensor) -> dict[str, Any]:
+    return {"objects": len(found), "recall": 100 * float(found.double().mean()) if len(found) else None}
+
+
+def _as_many(answers: Sequence[Detections], objects: Sequence[Target]) -> float:
+    """The least score among the best boxes of all images, as many as there are objects."""
+    scores = torch.cat([answer.scores for answer in answers])
+    best = scores.topk(min(sum(map(len, objects)), len(scores))).values
+    return float(best[-1]) if len(best) else 0.0
 
 
 def _of_objects(answer: Detections, objects: Target, floor: float) -> Tensor:

@@ -24,6 +24,7 @@ class Sweep:
         run: What measures, of a subject, a data set and a number of images; of a partner, too, where there is one.
         splits: Of `shapes`.
         partner: Catalog name of a detector that runs beside, trained with the same seed; empty for none.
+        learned: Split that the detectors learned from, where it is not the usual one.
     """
 
     claim: str
@@ -31,6 +32,7 @@ class Sweep:
     run: Callable[..., dict[str, Any]]
     splits: tuple[str, ...] = ("test",)
     partner: str = ""
+    learned: str | None = None
 
 
 _REFINEDET = "refinedet320_vgg16"
@@ -52,18 +54,23 @@ SWEEPS: tuple[Sweep, ...] = (
     Sweep("naf", (_REFINEDET,), refining.filtered),
     Sweep("anchor-free-or-refined-alignment", (f"{_REFINEDET}_unfiltered",), refining.rescored,
           partner=f"{_REFINEDET}_one_step"),
+    Sweep("densebox-overlap", ("densebox", "ssd300_vgg16"), placing.met_in_pairs, ("pairs",), learned="pairs-train"),
 )  # fmt: skip
 
 
-def subjects(detectors: Sequence[str], extra: Sequence[Path]) -> Iterator[Subject]:
-    """The detectors' checkpoints that ship for `shapes`, and those of `extra` that are theirs."""
+def subjects(detectors: Sequence[str], extra: Sequence[Path], learned: str | None = None) -> Iterator[Subject]:
+    """The detectors' checkpoints that ship for `shapes`, and those of `extra` that are theirs; of all these the ones
+    that learned from a split."""
     own = [path for name in detectors for path in checkpoints.shipped(name, "shapes")]
     given = [path for path in extra if checkpoints.load(path)[1].detector in detectors]
     for path in own + given:
-        yield load_subject(checkpoints.load(path)[1].detector, path, 0)
+        subject = load_subject(checkpoints.load(path)[1].detector, path, 0)
+        if subject.variant.get("split") == learned:
+            yield subject
 
 
 def partner_of(subject: Subject, name: str, extra: Sequence[Path]) -> Subject | None:
     """The detector of this name that was trained with the same seed and the same changes; None where there is none."""
     wanted = (subject.seed, subject.variant)
-    return next((one for one in subjects((name,), extra) if (one.seed, one.variant) == wanted), None)
+    beside = subjects((name,), extra, subject.variant.get("split"))
+    return next((one for one in beside if (one.seed, one.variant) == wanted), None)
