@@ -1,4 +1,4 @@
-"""Level S: which objects two detectors find, and how exactly their boxes lie on them, seed by seed."""
+"""Level S: how exactly the boxes of two detectors lie on the same objects, seed by seed."""
 
 from __future__ import annotations
 
@@ -89,50 +89,8 @@ _PAIRS = (
 )
 _WORDS = "mean IoU of true positives, two stages less one: over 0 in every seed and in its interval"
 
-_OVERLAP = "densebox-overlap"
-_PAINTED, _TILED = "densebox split=pairs-train", "ssd300_vgg16 split=pairs-train"
-
-
-def _fall(one: Found) -> float:
-    """How much less is found of objects that overlap another by .4 to .6 than of those that do by at most .2."""
-    bins = one.record.metrics.get("bins")
-    try:
-        return float(bins[0]["recall"] - bins[-1]["recall"])  # type: ignore[index]
-    except (TypeError, KeyError, IndexError) as error:
-        raise LedgerError(f"{one.place}: metrics.bins tells no recall by overlap; measure it again") from error
-
-
-def _crowded_out(against: str, words: str, part: str) -> Rule:
-    """The rule that DenseBox finds less where objects overlap: than elsewhere, or more so than another detector."""
-
-    def judge(_: Claim, found: Evidence) -> Verdict:
-        names = [_PAINTED, against] if against else [_PAINTED]
-        sides = [(name, found.swept(_OVERLAP, "shapes pairs", name)) for name in names]
-        lacking = [name for name, side in sides if not side]
-        if lacking:
-            wanted = f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)}: `python -m benchmarks claims {_OVERLAP}`"
-            return Verdict("cannot tell", wanted=wanted)
-        painted, other = sides[0][1], sides[-1][1]
-        seeds = sorted(painted.keys() & other.keys())
-        if not seeds:
-            return Verdict("cannot tell", wanted=f"a seed that {' and '.join(names)} have in common")
-        falls = {seed: _fall(painted[seed]) - (_fall(other[seed]) if against else 0) for seed in seeds}
-        places = [side[seed].place for seed in seeds for _, side in sides]
-        verdict = judge_values(falls, f"fall of recall, {' less '.join(names)}", rests_on=places)
-        return of_alike(verdict, found, sides[0], sides[-1])
-
-    return Rule(_OVERLAP, "S", words, judge, part)
-
-
-_FALL = "recall of objects that overlap another by at most 0.2 less of those by 0.4 to 0.6"
-
-RULES: tuple[Rule, ...] = (
-    *(
-        _exacter(*pair, counted, part)
-        for pair in _PAIRS
-        for counted, part in ((_both, "objects that both found"), (_own, "objects that each found"))
-    ),
-    _crowded_out("", f"{_FALL}: over 0 in every seed and in its interval", "recall falls with overlap"),
-    _crowded_out(_TILED, f"{_FALL} falls more than with anchors: over 0 in every seed and in its interval",
-                 "more than with anchors"),
-)  # fmt: skip
+RULES: tuple[Rule, ...] = tuple(
+    _exacter(*pair, counted, part)
+    for pair in _PAIRS
+    for counted, part in ((_both, "objects that both found"), (_own, "objects that each found"))
+)

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.claims.evidence import Evidence, Found
 from benchmarks.claims.ledger import Claim, Rule, Verdict
-from benchmarks.claims.pairs import judge_values, of_one_training
+from benchmarks.claims.pairs import judge_values, of_alike, of_one_training
 from benchmarks.claims.verdicts import LEAST_SEEDS, decide
 
 __all__ = ["RULES"]
@@ -43,6 +43,33 @@ def _swept(
             values, f"{name}, {detector}", limit=limit, matters=matters, rests_on=[one.place for one in own.values()]
         )
         return verdict if images is None else of_one_training(verdict, images(next(iter(own.values()))))
+
+    return Rule(claim, "S", words, judge, part)
+
+
+def _apart(
+    claim: str,
+    first: str,
+    second: str,
+    words: str,
+    value: Callable[[Found], float],
+    name: str,
+    *,
+    part: str,
+    test: str = "shapes test",
+) -> Rule:
+    """The rule that a value of a detector exceeds that of another which was trained with the same seed."""
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        sides = [(side, found.swept(claim, test, side)) for side in (first, second)]
+        lacking = [side for side, own in sides if not own]
+        seeds = sorted(sides[0][1].keys() & sides[1][1].keys())
+        if not seeds:
+            wanted = f"{LEAST_SEEDS} seeds of {' and of '.join(lacking or (first, second))}"
+            return Verdict("cannot tell", wanted=f"{wanted}: `python -m benchmarks claims {claim}`")
+        values = {seed: value(sides[0][1][seed]) - value(sides[1][1][seed]) for seed in seeds}
+        places = [own[seed].place for seed in seeds for _, own in sides]
+        return of_alike(judge_values(values, f"{name}, {first} less {second}", rests_on=places), found, *sides)
 
     return Rule(claim, "S", words, judge, part)
 
@@ -145,6 +172,12 @@ def _published(name: str, words: str, part: str) -> Rule:
 _CENTER, _HERE = "centernet511_hg52", "over 0 in every seed and in its interval"
 _REFINEDET = "refinedet320_vgg16"
 _ANCHORS = {"tiled": "as tiled", "refined": "as the first step put them"}
+_HANDED_DOWN = (
+    ("dssd321_r101", "ssd300_vgg16", "DSSD against SSD"),
+    (f"{_REFINEDET}_one_step", f"{_REFINEDET}_one_step top_down=False", "RefineDet with and without top-down path"),
+)
+_PAINTED, _TILED = "densebox split=pairs-train", "ssd300_vgg16 split=pairs-train"
+_FALL = "recall of objects that overlap another by at most 0.2 less of those by 0.4 to 0.6"
 _NEAR = {"0": "touch an object", "0.3": "overlap one by 0.3"}
 
 RULES: tuple[Rule, ...] = (
@@ -212,6 +245,15 @@ RULES: tuple[Rule, ...] = (
            f"AP of equal boxes by scores of refined less of tiled anchors, mean over the boxes of both: {_HERE}",
            _at("swapped", "gain"), f"AP by scores less those of {_REFINEDET}_one_step",
            images=_ends("swapped"), part="scores swapped"),
+    _swept("densebox-overlap", _PAINTED, f"{_FALL}: {_HERE}", _at("fall"), "fall of recall", test="shapes pairs",
+           part="recall falls with overlap"),
+    _apart("densebox-overlap", _PAINTED, _TILED, f"{_FALL} falls more than with anchors: {_HERE}", _at("fall"),
+           "fall of recall", test="shapes pairs", part="more than with anchors"),
+    *(
+        _apart("weak-semantics", deep, shallow, "a linear classifier of the finest map that the heads read is right "
+               f"about more small objects: {_HERE}", _at("accuracy"), "accuracy", part=f"finest features, {pair}")
+        for deep, shallow, pair in _HANDED_DOWN
+    ),
     _published("AP", "the interval over the images is over 0", "one set of weights, AP"),
     _published("AP_S", "the interval over the images is over 0", "one set of weights, small objects"),
     _published("AP_S - AP_L", "small objects gain more than large ones", "one set of weights, small over large"),

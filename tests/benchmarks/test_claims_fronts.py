@@ -200,11 +200,9 @@ def test_what_moves_between_runs_is_drawn_too() -> None:
 OVERLAP = "densebox-overlap"
 
 
-def falls(detector: str, *values: float) -> list[Record]:
-    """Recall from 90 down by so much; in the middle bin anything."""
-    rows = [{"bins": [{"recall": 90.0}, {"recall": 3.0}, {"recall": 90.0 - value}]} for value in values]
-    learned = {"variant": {"split": "pairs-train"}}
-    return [swept(OVERLAP, detector, seed, row, "pairs").model_copy(update=learned) for seed, row in enumerate(rows)]
+def falls(detector: str, *values: float, split: str = "pairs-train") -> list[Record]:
+    found = [swept(OVERLAP, detector, seed, {"fall": value}, "pairs") for seed, value in enumerate(values)]
+    return [one.model_copy(update={"variant": {"split": split} if split else {}}) for one in found]
 
 
 def test_recall_falls_with_overlap_and_more_than_with_anchors() -> None:
@@ -212,15 +210,25 @@ def test_recall_falls_with_overlap_and_more_than_with_anchors() -> None:
     painted = falls("densebox", 30, 32, 31)
     assert verdict(OVERLAP, alone, evidence(*painted)).word == "holds"
     assert verdict(OVERLAP, alone, evidence(*falls("densebox", -30, -32, -31))).word == "fails"
-    assert f"3 seeds of {ONE} split=pairs-train" in verdict(OVERLAP, more, evidence(*painted)).wanted
+    assert f"3 seeds of {ONE} split=pairs-train:" in verdict(OVERLAP, more, evidence(*painted)).wanted
     apart = verdict(OVERLAP, more, evidence(*painted, *falls(ONE, 20, 20, 20)))
     assert (apart.word, len(apart.rests_on)) == ("holds", 6)
     assert "+11.0 points (+10.0 +12.0 +11.0 by seed)" in apart.figure
     assert verdict(OVERLAP, more, evidence(*painted, *falls(ONE, 40, 41, 42))).word == "fails"
-    assert "in common" in verdict(OVERLAP, more, evidence(*painted[:1], *falls(ONE, 1, 1)[1:])).wanted
-    usual = [swept(OVERLAP, "densebox", 0, {"bins": [{"recall": 9.0}]}, "pairs")]
-    assert "3 seeds of densebox" in verdict(OVERLAP, alone, evidence(*usual)).wanted, "it learned from other images"
-    with pytest.raises(LedgerError, match=r"densebox.*metrics\.bins tells no recall by overlap; measure it again"):
-        verdict(
-            OVERLAP, alone, evidence(usual[0].model_copy(update={"variant": {"split": "pairs-train"}, "metrics": {}}))
-        )
+    assert "3 seeds of densebox" in verdict(OVERLAP, more, evidence(*painted[:1], *falls(ONE, 1, 1)[1:])).wanted
+    usual = falls("densebox", 30, 32, 31, split="")
+    assert verdict(OVERLAP, alone, evidence(*usual)).word == "cannot tell", "these learned from other images"
+    with pytest.raises(LedgerError, match=r"densebox.*metrics\.fall is None, no number; measure it again"):
+        verdict(OVERLAP, alone, evidence(painted[0].model_copy(update={"metrics": {}})))
+
+
+def test_sides_of_a_sweep_saw_as_many_images() -> None:
+    records = []
+    for detector, steps, value in (("densebox", 3000, 30), (ONE, 6000, 20)):
+        for seed, one in enumerate(falls(detector, value, value + 1, value - 1)):
+            own = Weights(file=f"{detector}.{seed}", sha256=f"{seed}{detector}".ljust(64, "0"))
+            records.append(one.model_copy(update={"weights": own}))
+            records.append(record("training", detector, seed=seed, weights=own, metrics={"steps": steps}))
+    found = verdict(OVERLAP, "more than with anchors", evidence(*records))
+    assert found.word == "cannot tell"
+    assert "densebox split=pairs-train saw 48,000" in found.wanted

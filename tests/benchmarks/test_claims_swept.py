@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from benchmarks.claims.measure import measure, placing, refining
+from benchmarks.claims.measure import measure, placing, probing, refining
 from benchmarks.claims.measure import sweeping as sweeps
 from benchmarks.claims.measure.running import truth_of
 from benchmarks.datasets import Dataset, open_dataset
@@ -178,6 +178,7 @@ def test_recall_of_overlapping_objects_against_loops(refinedet: Subject) -> None
         assert row["objects"] == len(tally[name]) > 2
         assert row["recall"] == pytest.approx(100 * np.mean(tally[name]))
     assert 0 < found["bins"][2]["recall"] < 100
+    assert found["fall"] == found["bins"][0]["recall"] - found["bins"][2]["recall"] != 0
     assert tally["more"], "what overlaps by more is in no bin"
 
 
@@ -186,6 +187,7 @@ def test_no_objects_have_no_recall(refinedet: Subject) -> None:
     blind = replace(refinedet, model=Fixed([none], [none]))  # type: ignore[arg-type]
     found = placing.met_in_pairs(blind, open_dataset("shapes", "pairs"), 1)
     assert {row["recall"] for row in (found["alone"], *found["bins"])} <= {None, 0.0}
+    assert found["fall"] is None
 
 
 def test_a_sweep_is_of_those_that_learned_from_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,6 +314,60 @@ def test_ranks_of_scores_against_loops(shapes: Dataset, unfiltered: Subject) -> 
         rank = float(np.corrcoef(ranks(iou[near]), ranks(own[near]))[0, 1])
         assert found[name] == pytest.approx(100 * rank, abs=0.1)
     assert found["difference"] == pytest.approx(found["refined"] - found["tiled"])
+
+
+# Features
+
+
+@pytest.mark.parametrize("name", ["ssd300_vgg16", "dssd321_r101", "refinedet320_vgg16_one_step"])
+def test_features_are_what_the_finest_heads_read(name: str, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means over a box, by the map in its middle: a map that rises evenly has them, whatever the grid within the box."""
+    subject = shipped(name)
+    heads = network(subject).odm.logits if "refinedet" in name else subject.model.class_heads
+    sizes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(heads[0], "forward", lambda read, own=heads[0].forward: sizes.append(read.shape) or own(read))
+    features, labels = probing._objects(subject, shapes, 3)
+    targets = [shapes[index][1] for index in range(3)]
+    sides = [target.boxes[:, 2:] - target.boxes[:, :2] for target in targets]
+    small = [(side[:, 0] * side[:, 1] < 32**2) & ~target.ignore for side, target in zip(sides, targets, strict=True)]
+    assert labels.tolist() == [
+        label for one, at in zip(targets, small, strict=True) for label in one.labels[at].tolist()
+    ]
+    assert features.shape == (len(labels), sizes[0][1])
+    assert sizes[0][-1] == max(size[-1] for size in sizes), "the finest map"
+    assert not heads[0]._forward_pre_hooks, "nothing is left behind"
+
+    def even(read: Tensor) -> None:
+        x = torch.arange(read.shape[-1]) + 0.5
+        read.copy_((x + 100 * x[:, None])[None, None].expand_as(read))
+
+    with heads[0].register_forward_pre_hook(lambda _, inputs: even(inputs[0]), prepend=True):
+        features, _ = probing._objects(subject, shapes, 3)
+    inside = torch.cat([target.boxes[at] for target, at in zip(targets, small, strict=True)])
+    scale = sizes[0][-1] / 160
+    middles = (inside[:, :2] + inside[:, 2:]) / 2 * scale
+    far = ((inside * scale > 1) & (inside * scale < sizes[0][-1] - 1)).all(1)
+    assert far.sum() > 3
+    expected = middles[:, 0] + 100 * middles[:, 1]
+    assert features[far.numpy(), 0] == pytest.approx(expected[far].numpy(), abs=0.05)
+
+
+def test_a_classifier_tells_what_features_hold(shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(0)
+
+    def planted_features(_: Any, dataset: Dataset, images: int) -> Any:
+        labels = chance.integers(0, 8, 400)
+        told = np.eye(8)[labels] if known else np.zeros((400, 8))
+        return (told + 0.1 * chance.normal(size=(400, 8))).astype(np.float32), labels
+
+    monkeypatch.setattr(probing, "_objects", planted_features)
+    known = True
+    found = probing.told_apart(shipped("ssd300_vgg16"), shapes, 300)
+    assert found["accuracy"] == 100
+    known = False
+    found = probing.told_apart(shipped("ssd300_vgg16"), shapes, 300)
+    assert found["accuracy"] < 25
+    assert 12.5 <= found["commonest"] < 20
 
 
 # Partners, intervals

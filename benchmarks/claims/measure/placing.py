@@ -52,6 +52,8 @@ def placed(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
 def met_in_pairs(subject: Subject, dataset: Dataset, images: int) -> dict[str, Any]:
     """Recall in percent of objects that overlap another of their class, by the largest such IoU, and of those alone.
 
+    Its `fall` is from the first bin to the last.
+
     A box finds an object as in `placed`. That a lesser box of two on neighbours is suppressed would say nothing of what
     the network learned, so that here boxes may overlap by more than the objects of the last bin do. How sure a box must
     be is not changed by that: as sure as the last of as many boxes as there are objects, suppressed as usual.
@@ -79,7 +81,13 @@ def met_in_pairs(subject: Subject, dataset: Dataset, images: int) -> dict[str, A
         {"from": low, "to": high, **_recall(found[(overlap > low) & (overlap <= high)])}
         for low, high in itertools.pairwise(OVERLAPS)
     ]
-    return {"suppression": {"own": own, "here": _LOOSE}, "alone": _recall(found[overlap == 0]), "bins": bins}
+    ends = bins[0]["recall"], bins[-1]["recall"]
+    return {
+        "suppression": {"own": own, "here": _LOOSE},
+        "alone": _recall(found[overlap == 0]),
+        "bins": bins,
+        "fall": None if None in ends else ends[0] - ends[1],
+    }
 
 
 def _with_another(target: Target) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.measure import keypoints, networks, placing, refining
+from benchmarks.claims.measure import keypoints, networks, placing, probing, refining
 from benchmarks.evaluate import Subject, load_subject
 from zoo import checkpoints
 
@@ -54,6 +54,7 @@ SWEEPS: tuple[Sweep, ...] = (
     Sweep("naf", (_REFINEDET,), refining.filtered),
     Sweep("anchor-free-or-refined-alignment", (f"{_REFINEDET}_unfiltered",), refining.rescored,
           partner=f"{_REFINEDET}_one_step"),
+    Sweep("weak-semantics", ("dssd321_r101", "ssd300_vgg16", f"{_REFINEDET}_one_step"), probing.told_apart),
     Sweep("densebox-overlap", ("densebox", "ssd300_vgg16"), placing.met_in_pairs, ("pairs",), learned="pairs-train"),
 )  # fmt: skip
 
