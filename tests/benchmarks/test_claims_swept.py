@@ -321,7 +321,7 @@ def test_ranks_of_scores_against_loops(shapes: Dataset, unfiltered: Subject) -> 
 
 @pytest.mark.parametrize("name", ["ssd300_vgg16", "dssd321_r101", "refinedet320_vgg16_one_step"])
 def test_features_are_what_the_finest_heads_read(name: str, shapes: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Means over a box, by the map in its middle: a map that rises evenly has them, whatever the grid within the box."""
+    """Means over a box: of a map that rises evenly each is what the map has in the middle of it."""
     subject = shipped(name)
     heads = network(subject).odm.logits if "refinedet" in name else subject.model.class_heads
     sizes: list[tuple[int, ...]] = []
