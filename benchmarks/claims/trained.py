@@ -33,6 +33,11 @@ _HARD = Pair((_SSD,), (f"{_SSD} sampler=random",))
 # Where all negatives count the loss is another; the better of two learning rates stands for that side.
 _NOT_ALL = Pair((_SSD,), (f"{_SSD} sampler=all", f"{_SSD} lr=0.001 sampler=all"))
 _FOCAL = Pair((_RETINA,), (f"{_RETINA} alpha=0.5 gamma=0", f"{_RETINA} alpha=0.5 gamma=0 lr=0.001"))
+# Cures of imbalance, and by how much two stages are ahead without.
+_CURES = {
+    name: (cure, Pair(("faster_rcnn_r50_fpn",), cure.second))
+    for name, cure in (("focal loss", _FOCAL), ("hard negatives", _NOT_ALL))
+}
 _ONE_LEVEL = {stride: Pair((_RETINA,), (f"{_RETINA} single={level}",)) for stride, level in ((16, 2), (8, 1))}
 _FEW = "batch=2 lr=0.00025"
 _BATCH = Pair((_RETINA,), (f"{_RETINA} {_FEW} steps=19200",))
@@ -160,6 +165,13 @@ RULES: tuple[Rule, ...] = (
     crossed_rule("batch-bn", _BATCH, _GROUP, _AP, "AP",
                  "16 images a batch less 2 gain more with batch than with group normalisation: over 0 in every seed "
                  "and in its interval", part="batch over group normalisation"),
+    *(
+        crossed_rule("imbalance-gap", cure, gap, _AP, "AP",
+                     f"what it brings less {words} of what two stages are ahead without it: over 0 in every seed and "
+                     "in its interval", part=f"{name}, {words} of the gap", share=share)
+        for name, (cure, gap) in _CURES.items()
+        for share, words in ((0.5, "half"), (0.1, "a tenth"))
+    ),
     *(
         pair_rule("densebox-area-weight", pair, _AP, "AP", f"discs of 0.3 of the shorter side against {radius}: "
                   "either is better by over 2 points, in every seed and in its interval", part=f"disc of {radius}",

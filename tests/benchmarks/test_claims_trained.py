@@ -178,6 +178,22 @@ def test_sides_that_differ_may_do_so_either_way() -> None:
     assert {against(41, 42, 43).word, against(39, 40, 41).word} == {"fails"}, "a point is not two"
 
 
+def test_a_cure_is_set_against_what_two_stages_are_ahead() -> None:
+    """Two stages are 20 points ahead of plain cross entropy; the focal loss brings some of them."""
+    retina, ce = "retinanet_r50_fpn", {"alpha": 0.5, "gamma": 0}
+    rest = [*side("faster_rcnn_r50_fpn", [50, 51, 52], "AP"), *side(retina, [30, 31, 32], "AP", variant=ce)]
+
+    def brings(*points: float) -> list[str]:
+        found = evidence(*rest, *side(retina, [30 + s + one for s, one in enumerate(points)], "AP"))
+        return [verdict("imbalance-gap", f"focal loss, {part} of the gap", found).word for part in ("half", "a tenth")]
+
+    assert brings(15, 15.5, 14.5) == ["holds", "holds"]
+    assert brings(5, 5.5, 4.5) == ["fails", "holds"]
+    assert brings(1, 0.5, 1.5) == ["fails", "fails"]
+    alone = evidence(*side(retina, [40, 41, 42], "AP"), *rest[6:])
+    assert "3 seeds of faster_rcnn_r50_fpn" in verdict("imbalance-gap", "focal loss, half of the gap", alone).wanted
+
+
 def test_the_gain_of_blocks_is_parted_from_that_of_their_layers() -> None:
     one_step, none = "refinedet320_vgg16_one_step", "refinedet320_vgg16_no_tcb"
     rest = [*side(one_step, [40, 41, 42], "AP"), *side(none, [36, 36, 38], "AP")]
