@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def judge_ratio(
     rests_on: Sequence[str],
     how: str = "",
     moved: float = 1.0,
+    counted: str = "images",
 ) -> Verdict:
     """The verdict on a ratio of medians of paired samples, which is to exceed `limit`.
 
@@ -47,13 +49,14 @@ def judge_ratio(
         rests_on: Places of the Records.
         how: What a reader must know of the times.
         moved: How many times its median a detector's time may be in another run; 1 where both are of one run.
+        counted: What the samples are of.
     """
     count = min(len(upper), len(lower))
     ratio = ratio_of_medians(upper[:count], lower[:count])
     low, high = ratio["low"] / moved, ratio["high"] * moved
     word = decide(low, high, limit=limit, matters=fails_under, fails_under=fails_under)
-    figure = f"{name}: {ratio['median']:.2f}, {count} images{how}"
-    lacking = "both timed side by side (`compare-latency`)" if moved > 1 else f"more images; {count} so far"
+    figure = f"{name}: {ratio['median']:.2f}, {count} {counted}{how}"
+    lacking = "both timed side by side (`compare-latency`)" if moved > 1 else f"more {counted}; {count} so far"
     return Verdict(word, figure, (low, high), tuple(rests_on), lacking if word == "cannot tell" else "")
 
 
@@ -62,7 +65,7 @@ def _of_two(
 ) -> Verdict:
     """The verdict on two detectors' times of a stage: side by side where they were so taken, else apart."""
     record = found.beside(detectors, _TEST)
-    rules = {"limit": limit, "fails_under": fails}
+    rules: dict[str, Any] = {"limit": limit, "fails_under": fails}
     if record is not None and all(f"{detector} {stage}" in record.record.samples for detector in detectors):
         first, second = (record.record.samples[f"{detector} {stage}"] for detector in detectors)
         return judge_ratio(name, first, second, **rules, rests_on=[record.place], how=", side by side")
@@ -191,6 +194,19 @@ def _of_inputs(*, as_pixels: bool) -> Callable[[Claim, Evidence], Verdict]:
     return judge
 
 
+def _small_batches(_: Claim, found: Evidence) -> Verdict:
+    """An image in a batch of 2 is to take over 1.5 times as long as one in a batch of 16."""
+    own = found.measured("batch-time", data="shapes train")
+    if not own:
+        return Verdict("cannot tell", wanted="`python -m benchmarks claims batch-time`")
+    one = own[0]
+    few, many = ([s / size for s in one.record.samples[f"retinanet_r50_fpn batch {size}"]] for size in (2, 16))
+    return judge_ratio(
+        "time of an image in a batch of 2 over one of 16, retinanet_r50_fpn", few, many, limit=1.5, fails_under=1.5,
+        rests_on=[one.place], how=", by turns on one core", counted="steps",
+    )  # fmt: skip
+
+
 _FAMILY = ("rcnn_alexnet", "fast_rcnn_vgg16", "faster_rcnn_vgg16", "rfcn_r101", "light_head_rcnn_r101")
 
 RULES: tuple[Rule, ...] = (
@@ -217,6 +233,8 @@ RULES: tuple[Rule, ...] = (
          _of_inputs(as_pixels=False), "time"),
     Rule("input-size", "S", "refinedet320_vgg16: at most 2.25 times the time for 2.25 times the pixels, so that the "
          f"ratio turned round is over 0.44, {_HERE}", _of_inputs(as_pixels=True), "time against pixels"),
+    Rule("batch-time", "S", "images a second of training at 16 a batch over 1.5 times those at 2, on one core of this "
+         "machine", _small_batches, "on a processor"),
     Rule("center-cost", "S", f"at most 1.25 times the time, so that the ratio turned round is over 0.8, {_HERE}",
          _little, "time"),
 )  # fmt: skip

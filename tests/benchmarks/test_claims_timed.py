@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.claims import RULES, Evidence, LedgerError, Verdict, read_claims
-from benchmarks.claims.measure import TIMES, classical, inputs, measure, networks, regions, running
+from benchmarks.claims.measure import TIMES, batches, classical, inputs, measure, networks, regions, running
 from benchmarks.claims.measure.turns import Rival, Timed, timed_by_turns
 from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import find_subject
@@ -21,6 +22,7 @@ from ops.images import Batch, unscaled
 from ops.structures import Detections
 from tests.opencv_cascades import boxes_of_opencv, cascade_xml, rgb, texture
 from tests.reports.samples import record
+from zoo import build
 from zoo.detector import Detector
 
 TEST = DatasetId(name="shapes", split="test", fingerprint="a" * 48, images=300, objects=9)
@@ -220,6 +222,50 @@ def test_a_detector_is_timed_at_each_input(monkeypatch: pytest.MonkeyPatch) -> N
     assert seen == {f"refinedet320_vgg16 {side}": (side, side) for side in (128, 160, 192)}
     assert about["sizes"] == [128, 160, 192]
     assert len(about["weights"]["sha256"]) == 64
+
+
+def test_steps_of_all_sizes_move_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "SIZES", (1, 2, 4))
+    monkeypatch.setattr(batches, "_ROUNDS", 3)
+    seen: list[int] = []
+    weights: list[Tensor] = []
+
+    def spy(name: str, classes: int, **settings: Any) -> Detector:
+        model = build(name, classes, **settings)
+
+        def note(module: Any, args: tuple[Any, ...]) -> None:
+            assert (torch.get_num_threads(), module.training) == (1, True)
+            assert len(args[0]) == len(args[1])
+            seen.append(len(args[0]))
+            weights.append(next(module.parameters()).detach().clone())
+
+        model.register_forward_pre_hook(note)
+        return model
+
+    monkeypatch.setattr(batches, "build", spy)
+    found = batches.step_costs(open_dataset("shapes", "train"), 300)
+    assert seen == [1, 2, 4, *(1, 2, 4), *(2, 4, 1), *(4, 1, 2)], "each once to warm up, then by turns"
+    assert not any(torch.equal(a, b) for a, b in itertools.pairwise(weights))
+    assert {name: len(values) for name, values in found.samples.items()} == {
+        f"retinanet_r50_fpn batch {size}": 3 for size in (1, 2, 4)
+    }
+    fewer = batches.step_costs(open_dataset("shapes", "train"), 2)
+    assert fewer.metrics["sizes"] == [1, 2]
+
+
+@pytest.mark.parametrize(("at_2", "word"), [(0.08, "holds"), (0.03, "fails"), (0.048, "cannot tell")])
+def test_small_batches_are_slow_for_an_image(at_2: float, word: str) -> None:
+    """A step of 16 takes 0.256 s, 0.016 s an image."""
+    chance = np.random.default_rng(1)
+    samples = {
+        f"retinanet_r50_fpn batch {n}": (s * chance.normal(1, 0.05, 30)).tolist() for n, s in ((2, at_2), (16, 0.256))
+    }
+    data = DatasetId(name="shapes", split="train", fingerprint="a" * 48, images=300, objects=9)
+    one = record("claim", "none", dataset=data, samples=samples, protocol={"claim": "batch-time"})
+    found = verdict("batch-time", "on a processor", one)
+    assert found.word == word
+    assert "30 steps, by turns" in found.figure
+    assert "batch-time" in verdict("batch-time", "on a processor").wanted
 
 
 def test_structure_is_not_judged_by_times() -> None:

@@ -17,6 +17,7 @@ from rich.console import Console
 from benchmarks import hardware
 from benchmarks.claims.ledger import LedgerError, read_claims
 from benchmarks.claims.measure import (
+    batches,
     boxes,
     classical,
     convolutions,
@@ -83,6 +84,7 @@ TIMES: tuple[Timing, ...] = (
     Timing("cascade-front", photographs.cascade_work, _TAKEN, "paper"),
     Timing("ss-2000", photographs.region_proposals, _TAKEN, "paper"),
     Timing("rfcn-roi-cost", regions.region_costs, ("shapes", "test"), "small"),
+    Timing("batch-time", batches.step_costs, ("shapes", "train"), "small"),
     Timing("input-size", inputs.input_costs, ("shapes", "test"), "small"),
     Timing("classical-cpu", classical.classical_costs, _TAKEN, "paper"),
 )
