@@ -30,6 +30,7 @@ _BARE = f"{_R1} top_down=False"
 _HANDED = Pair((_R1,), (_BARE,))
 _SSD, _RETINA, _REFINE = "ssd300_vgg16", "retinanet_r50_fpn", "refinedet320_vgg16"
 _HARD = Pair((_SSD,), (f"{_SSD} sampler=random",))
+_BEST_ALONE = Pair((_SSD,), (f"{_SSD} match_iou=None",))
 # Where all negatives count the loss is another; the better of two learning rates stands for that side.
 _NOT_ALL = Pair((_SSD,), (f"{_SSD} sampler=all", f"{_SSD} lr=0.001 sampler=all"))
 _FOCAL = Pair((_RETINA,), (f"{_RETINA} alpha=0.5 gamma=0", f"{_RETINA} alpha=0.5 gamma=0 lr=0.001"))
@@ -165,6 +166,8 @@ RULES: tuple[Rule, ...] = (
     crossed_rule("batch-bn", _BATCH, _GROUP, _AP, "AP",
                  "16 images a batch less 2 gain more with batch than with group normalisation: over 0 in every seed "
                  "and in its interval", part="batch over group normalisation"),
+    pair_rule("anchor-recall", _BEST_ALONE, points("stats.AR100"), "AR100",
+              f"an object's best anchor and all over 0.5 less its best one alone: {_GAIN}", part="AR100"),
     *(
         crossed_rule("imbalance-gap", cure, gap, _AP, "AP",
                      f"what it brings less {words} of what two stages are ahead without it: over 0 in every seed and "

@@ -161,6 +161,14 @@ def test_a_variant_is_a_side_of_its_own() -> None:
     assert "(+7.0 +7.0 +7.0 by seed)" in verdict("ohem-helps", "hard less all", found).figure
 
 
+def test_recall_with_all_anchors_that_overlap_is_set_against_the_best_alone() -> None:
+    ssd, part = "ssd300_vgg16", "AR100"
+    every = side(ssd, [60, 61, 62], part)
+    for values, word in (([50, 52, 51], "holds"), ([65, 66, 67], "fails")):
+        alone = side(ssd, values, part, variant={"match_iou": None})
+        assert verdict("anchor-recall", part, evidence(*every, *alone)).word == word
+
+
 def test_sides_that_differ_may_do_so_either_way() -> None:
     """Over 2 points, whichever side has them, and chance counted on both sides."""
     part, dataset = "disc of 0.1", DatasetId(name="discs", split="test", fingerprint="d" * 48, images=300, objects=9)
