@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from benchmarks.claims.evidence import Arm, Evidence, Quantity, points
 from benchmarks.claims.ledger import Claim, Rule, Verdict
@@ -34,17 +35,27 @@ class Pair:
         first: Catalog names; of those with seeds enough the one that is most accurate on average stands for them.
         second: Likewise.
         test: Data set and split.
-        suppression: Of the first side; None for its own way, as the second side always has.
-        multi_scale: Protocols of multi-scale testing of the first and of the second side; None for their own size.
+        suppression: Of duplicates at the test, of the first and of the second side; None for their own way.
+        multi_scale: Protocols of multi-scale testing, likewise; None for their own size.
         images: That both sides learned from; None for all of the training split.
     """
 
     first: tuple[str, ...]
     second: tuple[str, ...]
     test: str = "shapes test"
-    suppression: str | None = None
+    suppression: tuple[str | None, str | None] = (None, None)
     multi_scale: tuple[str | None, str | None] = (None, None)
     images: int | None = None
+
+    def turned(self) -> Pair:
+        """The same with its sides changed round."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            suppression=self.suppression[::-1],
+            multi_scale=self.multi_scale[::-1],
+        )
 
 
 def less(more: str, fewer: str) -> Quantity:
@@ -97,7 +108,7 @@ def pair_rule(
         equal_within: Likewise.
         same_steps: Whether both sides must have seen as many images, those that came again counted each time. What
             learns without steps never has.
-        either: Whether it may as well be the second that exceeds the first, both tested alike: the sides differ.
+        either: Whether it may as well be the second that exceeds the first: the sides differ.
     """
 
     def judge(_: Claim, found: Evidence) -> Verdict:
@@ -105,7 +116,7 @@ def pair_rule(
         if isinstance(both, Verdict):
             return both
         if either and statistics.fmean(both.values.values()) < 0:
-            turned = _compared(found, replace(pair, first=pair.second, second=pair.first), quantity)
+            turned = _compared(found, pair.turned(), quantity)
             assert isinstance(turned, _Compared)
             both = turned
         verdict = judge_values(
@@ -225,10 +236,9 @@ def _wanted(found: Interval, limit: float, matters: float) -> str:
     return f"more seeds than can be trained; {half}" if seeds is None else f"about {seeds} seeds in all; {half}"
 
 
-def _best(
-    found: Evidence, names: Sequence[str], pair: Pair, suppression: str | None, multi_scale: str | None
-) -> Side | None:
-    arms = {name: found.arm(name, pair.test, suppression, pair.images, multi_scale) for name in names}
+def _best(found: Evidence, pair: Pair, side: Literal[0, 1]) -> Side | None:
+    how = pair.suppression[side], pair.images, pair.multi_scale[side]
+    arms = {name: found.arm(name, pair.test, *how) for name in (pair.first, pair.second)[side]}
     known = {name: arm for name, arm in arms.items() if arm}
     if not known:
         return None
@@ -256,20 +266,19 @@ class _Compared:
 
 def _compared(found: Evidence, pair: Pair, quantity: Quantity) -> _Compared | Verdict:
     """A pair's sides and their differences; or why nothing can be told."""
-    first = _best(found, pair.first, pair, pair.suppression, pair.multi_scale[0])
-    second = _best(found, pair.second, pair, None, pair.multi_scale[1])
+    first, second = _best(found, pair, 0), _best(found, pair, 1)
     if first is None or second is None:
         lacking = [" or ".join(names) for names, side in ((pair.first, first), (pair.second, second)) if side is None]
-        how = f", suppressed by {pair.suppression}" if pair.suppression else ""
+        how = "".join(f", suppressed by {name}" for name in pair.suppression if name)
         how += "".join(f", with --multi-scale {name}" for name in pair.multi_scale if name)
         how += f", from {pair.images} images" if pair.images else ""
         return Verdict("cannot tell", wanted=f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)} on {pair.test}{how}")
-    several, other = (f" {name}" if name else "" for name in pair.multi_scale)
-    way = f" with {pair.suppression}" if pair.suppression else ""
+    ways = [f" {several}" if several else "" for several in pair.multi_scale]
+    ways = [f"{way} with {name}" if name else way for way, name in zip(ways, pair.suppression, strict=True)]
     values, places = _differences(first[1], second[1], quantity)
     if not values:
         return Verdict("cannot tell", wanted=f"a seed that {first[0]} and {second[0]} have in common on {pair.test}")
-    return _Compared(first, second, f"{first[0]}{several}{way} less {second[0]}{other}", values, places)
+    return _Compared(first, second, f"{first[0]}{ways[0]} less {second[0]}{ways[1]}", values, places)
 
 
 def _differences(first: Arm, second: Arm, quantity: Quantity) -> tuple[dict[int, float], list[str]]:

@@ -234,7 +234,7 @@ RULES: tuple[Rule, ...] = (
     crossed_rule("ms-testing", _SEVERAL[128], _SEVERAL[192], _AP, "AP",
                  f"what several sizes bring at 128 less at 192 pixels: {_GAIN}", part="more from the smaller input"),
     *(
-        pair_rule("soft-nms", Pair(("faster_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",), suppression=kind), _AP, "AP",
+        pair_rule("soft-nms", Pair(("faster_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",), suppression=(kind, None)), _AP, "AP",
                   f"{kind} less the detector's own, same weights: {_GAIN}", part=f"{kind}, shapes test")
         for kind in ("soft_nms_gaussian", "soft_nms_linear")
     ),
