@@ -28,7 +28,7 @@ _R3, _R2, _R1, _R0 = (f"refinedet320_vgg16{name}" for name in ("", "_unfiltered"
 _FILTER, _STEPS, _BLOCKS = Pair((_R3,), (_R2,)), Pair((_R2,), (_R1,)), Pair((_R1,), (_R0,))
 _BARE = f"{_R1} top_down=False"
 _HANDED = Pair((_R1,), (_BARE,))
-_SSD, _RETINA, _REFINE = "ssd300_vgg16", "retinanet_r50_fpn", "refinedet320_vgg16"
+_SSD, _RETINA, _REFINE, _FPN = "ssd300_vgg16", "retinanet_r50_fpn", "refinedet320_vgg16", "faster_rcnn_r50_fpn"
 _HARD = Pair((_SSD,), (f"{_SSD} sampler=random",))
 _BEST_ALONE = Pair((_SSD,), (f"{_SSD} match_iou=None",))
 # Where all negatives count the loss is another; the better of two learning rates stands for that side.
@@ -36,8 +36,7 @@ _NOT_ALL = Pair((_SSD,), (f"{_SSD} sampler=all", f"{_SSD} lr=0.001 sampler=all")
 _FOCAL = Pair((_RETINA,), (f"{_RETINA} alpha=0.5 gamma=0", f"{_RETINA} alpha=0.5 gamma=0 lr=0.001"))
 # Cures of imbalance, and by how much two stages are ahead without.
 _CURES = {
-    name: (cure, Pair(("faster_rcnn_r50_fpn",), cure.second))
-    for name, cure in (("focal loss", _FOCAL), ("hard negatives", _NOT_ALL))
+    name: (cure, Pair((_FPN,), cure.second)) for name, cure in (("focal loss", _FOCAL), ("hard negatives", _NOT_ALL))
 }
 _ONE_LEVEL = {stride: Pair((_RETINA,), (f"{_RETINA} single={level}",)) for stride, level in ((16, 2), (8, 1))}
 _FEW = "batch=2 lr=0.00025"
@@ -181,10 +180,10 @@ RULES: tuple[Rule, ...] = (
                   limit=2.0, either=True)
         for radius, pair in _RADII.items()
     ),
-    pair_rule("mask-multitask", Pair(("mask_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP of boxes", _GAIN,
+    pair_rule("mask-multitask", Pair(("mask_rcnn_r50_fpn",), (_FPN,)), _AP, "AP of boxes", _GAIN,
               part="boxes"),
-    pair_rule("detnet-resolution", Pair(("detnet59_fpn",), ("faster_rcnn_r50_fpn",)), _AP, "AP", _GAIN, part="AP"),
-    pair_rule("detnet-resolution", Pair(("detnet59_fpn",), ("faster_rcnn_r50_fpn",)), _LARGE, "AP_L", _GAIN,
+    pair_rule("detnet-resolution", Pair(("detnet59_fpn",), (_FPN,)), _AP, "AP", _GAIN, part="AP"),
+    pair_rule("detnet-resolution", Pair(("detnet59_fpn",), (_FPN,)), _LARGE, "AP_L", _GAIN,
               part="large objects"),
     single_rule("corner-fd", _K0, points("fd.FD5"), "FD5", "over 10", part="many at IoU 0.05", limit=10.0),
     single_rule("corner-fd", _K0, less("fd.FD_S", "fd.FD_L"), "FD_S - FD_L", "small over large",
@@ -234,7 +233,7 @@ RULES: tuple[Rule, ...] = (
     crossed_rule("ms-testing", _SEVERAL[128], _SEVERAL[192], _AP, "AP",
                  f"what several sizes bring at 128 less at 192 pixels: {_GAIN}", part="more from the smaller input"),
     *(
-        pair_rule("soft-nms", Pair(("faster_rcnn_r50_fpn",), ("faster_rcnn_r50_fpn",), suppression=(kind, None)), _AP, "AP",
+        pair_rule("soft-nms", Pair((_FPN,), (_FPN,), suppression=(kind, None)), _AP, "AP",
                   f"{kind} less the detector's own, same weights: {_GAIN}", part=f"{kind}, shapes test")
         for kind in ("soft_nms_gaussian", "soft_nms_linear")
     ),
