@@ -194,6 +194,32 @@ def _of_inputs(*, as_pixels: bool) -> Callable[[Claim, Evidence], Verdict]:
     return judge
 
 
+def _looking_inside(checked: str, count: int) -> Callable[[Claim, Evidence], Verdict]:
+    """That pooling a CornerNet's best boxes adds over twice the time that a check of the centre adds.
+
+    Where k is the time without either, r - k is over 2 (c - k) where r + k is over 2 c: a ratio of times, which a
+    difference near 0 cannot upset.
+    """
+    plain = "cornernet511_hg52"
+
+    def judge(_: Claim, found: Evidence) -> Verdict:
+        own = found.measured("roi-vs-center", data=_TEST)
+        if not own:
+            return Verdict("cannot tell", wanted="`python -m benchmarks claims roi-vs-center`")
+        one = own[0]
+        alone, pooled, check = (by_image(one, f"{name} end_to_end") for name in (plain, f"{plain} {count}", checked))
+        added = [1e3 * (statistics.median(times) - statistics.median(alone)) for times in (pooled, check)]
+        looked = one.number("regions", str(count))
+        how = f": {looked:.0f} boxes pooled add {added[0]:.1f} ms, the check {added[1]:.1f} ms, by turns on one core"
+        return judge_ratio(
+            f"time with boxes pooled and without, over twice that of {checked}",
+            [a + b for a, b in zip(pooled, alone, strict=True)], [2 * c for c in check], limit=1, fails_under=1,
+            rests_on=[one.place], how=how,
+        )  # fmt: skip
+
+    return judge
+
+
 def _small_batches(_: Claim, found: Evidence) -> Verdict:
     """An image in a batch of 2 is to take over 1.5 times as long as one in a batch of 16."""
     own = found.measured("batch-time", data="shapes train")
@@ -233,6 +259,14 @@ RULES: tuple[Rule, ...] = (
          _of_inputs(as_pixels=False), "time"),
     Rule("input-size", "S", "refinedet320_vgg16: at most 2.25 times the time for 2.25 times the pixels, so that the "
          f"ratio turned round is over 0.44, {_HERE}", _of_inputs(as_pixels=True), "time against pixels"),
+    *(
+        Rule("roi-vs-center", "S", f"a second stage on the best {count:,} boxes of CornerNet-52 adds over twice the "
+             f"time of {words}, {_HERE}", _looking_inside(checked, count), f"{count} boxes against {words}")
+        for checked, words in (
+            ("centernet511_hg52_cre", "the check of the centre"), ("centernet511_hg52", "all of CenterNet")
+        )
+        for count in (100, 1_000)
+    ),
     Rule("batch-time", "S", "images a second of training at 16 a batch over 1.5 times those at 2, on one core of this "
          "machine", _small_batches, "on a processor"),
     Rule("center-cost", "S", f"at most 1.25 times the time, so that the ratio turned round is over 0.8, {_HERE}",

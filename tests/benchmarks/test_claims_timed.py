@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.claims import RULES, Evidence, LedgerError, Verdict, read_claims
-from benchmarks.claims.measure import TIMES, batches, classical, inputs, measure, networks, regions, running
+from benchmarks.claims.measure import TIMES, batches, classical, inputs, looking, measure, networks, regions, running
 from benchmarks.claims.measure.turns import Rival, Timed, timed_by_turns
 from benchmarks.datasets import open_dataset
 from benchmarks.evaluate import find_subject
@@ -24,6 +24,7 @@ from tests.opencv_cascades import boxes_of_opencv, cascade_xml, rgb, texture
 from tests.reports.samples import record
 from zoo import build
 from zoo.detector import Detector
+from zoo.one_stage.cornernet import CornerNet
 
 TEST = DatasetId(name="shapes", split="test", fingerprint="a" * 48, images=300, objects=9)
 PHOTOS = DatasetId(name="voc", split="2012_test", fingerprint="0" * 64, images=50, objects=149)
@@ -266,6 +267,74 @@ def test_small_batches_are_slow_for_an_image(at_2: float, word: str) -> None:
     assert found.word == word
     assert "30 steps, by turns" in found.figure
     assert "batch-time" in verdict("batch-time", "on a processor").wanted
+
+
+def test_the_best_boxes_are_pooled_and_the_answer_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    corners = find_subject("cornernet511_hg52", "shapes", 8).model
+    assert isinstance(corners, CornerNet)
+    image = open_dataset("shapes")[0][0]
+    with torch.inference_mode():
+        (plain,) = corners([image])
+        batch = corners.preprocess([image])
+        (pairs,) = corners.candidates(corners.network(batch)[-1], batch)
+        assert len(pairs.boxes) > 40
+        model = looking.Looking(corners, 40).eval()
+        told: list[Any] = []
+        monkeypatch.setattr(model, "look", lambda best, batch, own=model.look: told.append((best, own(best, batch))))
+        (found,) = model([image])
+        assert all(torch.equal(a, b) for a, b in ((found.boxes, plain.boxes), (found.scores, plain.scores)))
+        ((best,), (logits, offsets)) = told[0]
+        assert (logits.shape, offsets.shape) == ((40, 9), (40, 9, 4))
+        assert model.looked == [40]
+        assert best.scores.tolist() == sorted(pairs.scores.tolist(), reverse=True)[:40]
+        # A box is pooled from its own place of the image's map, not of its mirror image's.
+        assert model.features is not None
+        assert len(model.features) == 2
+        left, top, right, bottom = batch.frames[0].to_network(best.boxes[:1])[0].tolist()
+        side = model.features.shape[-1] / batch.size[1]
+        outside = torch.ones(model.features.shape[-2:], dtype=torch.bool)
+        margin = 2
+        outside[
+            max(0, int(top * side) - margin) : int(bottom * side) + margin + 1,
+            max(0, int(left * side) - margin) : int(right * side) + margin + 1,
+        ] = False
+        assert outside.any()
+        model.features = model.features.clone()
+        model.features[0, :, outside] = 1e6
+        model.features[1] = 1e6
+        again, _ = looking.Looking.look(model, [best.only(slice(1))], batch)
+        assert again[0].tolist() == pytest.approx(logits[0].tolist(), abs=1e-5)
+        model.features[0] = 1e6
+        assert looking.Looking.look(model, [best.only(slice(1))], batch)[0].abs().max() > 1_000
+
+
+def test_all_are_timed_that_look_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(rivals: Any, pictures: Any, rounds: int, stages: Any) -> Timed:
+        with torch.inference_mode():
+            return Timed({"boxes": {one.name: len(one.model(pictures)[0]) for one in rivals}})
+
+    monkeypatch.setattr(looking, "timed_by_turns", timed)
+    about = looking.inside_costs(open_dataset("shapes", "test"), 1).metrics
+    plain = "cornernet511_hg52"
+    centers = {"centernet511_hg52", "centernet511_hg52_cre"}
+    assert set(about["boxes"]) == centers | {plain, f"{plain} 100", f"{plain} 1000"}
+    assert about["boxes"][plain] == about["boxes"][f"{plain} 100"] > 0
+    assert about["regions"]["100"] == 100 < about["regions"]["1000"] <= 1000
+
+
+@pytest.mark.parametrize(("pooled", "word"), [(0.031, "holds"), (0.029, "fails"), (0.030, "cannot tell")])
+def test_pooling_is_set_against_twice_the_check(pooled: float, word: str) -> None:
+    """Alone 20 ms, with the check 25: over 30 is over twice."""
+    chance, plain = np.random.default_rng(2), "cornernet511_hg52"
+    times = {plain: 0.020, f"{plain} 100": pooled, f"{plain} 1000": pooled, "centernet511_hg52_cre": 0.025}
+    samples = {f"{name} end_to_end": (s * chance.normal(1, 0.01, 60)).tolist() for name, s in times.items()}
+    one = record(
+        "claim", "none", dataset=TEST, samples=samples, metrics={"regions": {"100": 100.0, "1000": 250.0}},
+        protocol={"claim": "roi-vs-center", "calls_a_round": 60},
+    )  # fmt: skip
+    found = verdict("roi-vs-center", "1000 boxes against the check of the centre", one)
+    assert found.word == word
+    assert "250 boxes pooled add" in found.figure
 
 
 def test_structure_is_not_judged_by_times() -> None:
