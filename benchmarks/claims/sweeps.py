@@ -176,7 +176,7 @@ _HANDED_DOWN = (
     ("dssd321_r101", "ssd300_vgg16", "DSSD against SSD"),
     (f"{_REFINEDET}_one_step", f"{_REFINEDET}_one_step top_down=False", "RefineDet with and without top-down path"),
 )
-_PAINTED, _TILED = "densebox split=pairs-train", "ssd300_vgg16 split=pairs-train"
+_PAINTED, _TILED = "densebox split=twins-train", "ssd300_vgg16 split=twins-train"
 _FALL = "recall of objects that overlap another by at most 0.2 less of those by 0.4 to 0.6"
 _NEAR = {"0": "touch an object", "0.3": "overlap one by 0.3"}
 
@@ -245,10 +245,10 @@ RULES: tuple[Rule, ...] = (
            f"AP of equal boxes by scores of refined less of tiled anchors, mean over the boxes of both: {_HERE}",
            _at("swapped", "gain"), f"AP by scores less those of {_REFINEDET}_one_step",
            images=_ends("swapped"), part="scores swapped"),
-    _swept("densebox-overlap", _PAINTED, f"{_FALL}: {_HERE}", _at("fall"), "fall of recall", test="shapes pairs",
+    _swept("densebox-overlap", _PAINTED, f"{_FALL}: {_HERE}", _at("fall"), "fall of recall", test="shapes twins",
            part="recall falls with overlap"),
     _apart("densebox-overlap", _PAINTED, _TILED, f"{_FALL} falls more than with anchors: {_HERE}", _at("fall"),
-           "fall of recall", test="shapes pairs", part="more than with anchors"),
+           "fall of recall", test="shapes twins", part="more than with anchors"),
     *(
         _apart("weak-semantics", deep, shallow, "a linear classifier of the finest map that the heads read is right "
                f"about more small objects: {_HERE}", _at("accuracy"), "accuracy", part=f"finest features, {pair}")

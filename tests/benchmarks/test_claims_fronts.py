@@ -200,8 +200,8 @@ def test_what_moves_between_runs_is_drawn_too() -> None:
 OVERLAP = "densebox-overlap"
 
 
-def falls(detector: str, *values: float, split: str = "pairs-train") -> list[Record]:
-    found = [swept(OVERLAP, detector, seed, {"fall": value}, "pairs") for seed, value in enumerate(values)]
+def falls(detector: str, *values: float, split: str = "twins-train") -> list[Record]:
+    found = [swept(OVERLAP, detector, seed, {"fall": value}, "twins") for seed, value in enumerate(values)]
     return [one.model_copy(update={"variant": {"split": split} if split else {}}) for one in found]
 
 
@@ -210,7 +210,7 @@ def test_recall_falls_with_overlap_and_more_than_with_anchors() -> None:
     painted = falls("densebox", 30, 32, 31)
     assert verdict(OVERLAP, alone, evidence(*painted)).word == "holds"
     assert verdict(OVERLAP, alone, evidence(*falls("densebox", -30, -32, -31))).word == "fails"
-    assert f"3 seeds of {ONE} split=pairs-train:" in verdict(OVERLAP, more, evidence(*painted)).wanted
+    assert f"3 seeds of {ONE} split=twins-train:" in verdict(OVERLAP, more, evidence(*painted)).wanted
     apart = verdict(OVERLAP, more, evidence(*painted, *falls(ONE, 20, 20, 20)))
     assert (apart.word, len(apart.rests_on)) == ("holds", 6)
     assert "+11.0 points (+10.0 +12.0 +11.0 by seed)" in apart.figure
@@ -231,4 +231,4 @@ def test_sides_of_a_sweep_saw_as_many_images() -> None:
             records.append(record("training", detector, seed=seed, weights=own, metrics={"steps": steps}))
     found = verdict(OVERLAP, "more than with anchors", evidence(*records))
     assert found.word == "cannot tell"
-    assert "densebox split=pairs-train saw 48,000" in found.wanted
+    assert "densebox split=twins-train saw 48,000" in found.wanted

@@ -192,10 +192,10 @@ def test_no_objects_have_no_recall(refinedet: Subject) -> None:
 
 def test_a_sweep_is_of_those_that_learned_from_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
     (usual,) = sweeps.subjects(("ssd300_vgg16",), ())
-    assert not list(sweeps.subjects(("ssd300_vgg16",), (), "pairs-train"))
-    scene = replace(usual, variant={"split": "pairs-train"})
+    assert not list(sweeps.subjects(("ssd300_vgg16",), (), "twins-train"))
+    scene = replace(usual, variant={"split": "twins-train"})
     monkeypatch.setattr(sweeps, "load_subject", lambda *_: scene)
-    assert list(sweeps.subjects(("ssd300_vgg16",), (), "pairs-train")) == [scene]
+    assert list(sweeps.subjects(("ssd300_vgg16",), (), "twins-train")) == [scene]
     assert not list(sweeps.subjects(("ssd300_vgg16",), ()))
 
 

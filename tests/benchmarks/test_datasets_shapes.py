@@ -205,6 +205,12 @@ def test_scene_pairs_covers_all_overlaps() -> None:
     assert histogram.min() >= 10
 
 
+def test_scene_twins_is_pairs_of_discs_among_other_forms() -> None:
+    histogram, _ = np.histogram(neighbours("twins", 120), bins=8, range=(0, 0.8))
+    assert histogram.min() >= 10
+    assert open_dataset("shapes", "twins").class_names == ("disc",)
+
+
 def test_scene_concentric_shares_centres() -> None:
     shared = 0
     for index in range(40):

@@ -55,7 +55,7 @@ SWEEPS: tuple[Sweep, ...] = (
     Sweep("anchor-free-or-refined-alignment", (f"{_REFINEDET}_unfiltered",), refining.rescored,
           partner=f"{_REFINEDET}_one_step"),
     Sweep("weak-semantics", ("dssd321_r101", "ssd300_vgg16", f"{_REFINEDET}_one_step"), probing.told_apart),
-    Sweep("densebox-overlap", ("densebox", "ssd300_vgg16"), placing.met_in_pairs, ("pairs",), learned="pairs-train"),
+    Sweep("densebox-overlap", ("densebox", "ssd300_vgg16"), placing.met_in_pairs, ("twins",), learned="twins-train"),
 )  # fmt: skip
 
 

@@ -70,6 +70,10 @@ SCENES: dict[str, Scene] = {
         objects=(1, 2), area=(240, 4800), large=0.0, difficult=0.0, clump=0.0, neighbours=(2, 2), overlap=(0.0, 0.8),
         hidden=0.9, whole=True, seed=4,
     ),
+    "twins": Scene(
+        forms=(0,) * 10 + tuple(range(1, 8)), labelled=(0,), objects=(2, 4), area=(240, 4800), large=0.0, difficult=0.0,
+        clump=0.0, neighbours=(2, 2), overlap=(0.0, 0.8), hidden=0.9, whole=True, seed=11,
+    ),
     "concentric": Scene(
         objects=(1, 3), area=(500, 8000), large=0.2, difficult=0.0, clump=0.0, concentric=0.8, hidden=0.6, whole=True,
         seed=5,
