@@ -46,7 +46,7 @@ class Benchmark:
     def test_of(self, train_split: str) -> str:
         """The split to test on what learned from `train_split`: of a scene of `shapes`, that scene's."""
         scene, _, end = train_split.rpartition("-")
-        return scene if end == "train" else self.split
+        return scene if scene and end == "train" else self.split
 
     def small_overrides(self, own: Mapping[str, Any]) -> dict[str, int | float]:
         """What a small detector with the settings `own` is given on this set: another input, where it has that of

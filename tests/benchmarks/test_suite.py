@@ -48,3 +48,18 @@ def test_recorded_inputs_are_those_that_training_gives(training: Record) -> None
     inputs = {key: own[key] for key in ("size", "short", "longest", "largest_scale") if key in own} | given
     inputs |= {key: value for key, value in training.variant.items() if key in inputs}
     assert {key: training.overrides[key] for key in inputs} == inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "learned", "tested"),
+    [
+        ("shapes", "train", "test"),
+        ("shapes", "twins-train", "twins"),
+        ("discs", "train", "test"),
+        ("bccd", "trainval", "test"),
+        ("voc", "2012_trainval", "2007_test"),
+        ("coco", "train2017", "val2017"),
+    ],
+)
+def test_a_scene_is_tested_on_its_own(name: str, learned: str, tested: str) -> None:
+    assert BENCHMARKS[name].test_of(learned) == tested
