@@ -260,10 +260,10 @@ RULES: tuple[Rule, ...] = (
     Rule("input-size", "S", "refinedet320_vgg16: at most 2.25 times the time for 2.25 times the pixels, so that the "
          f"ratio turned round is over 0.44, {_HERE}", _of_inputs(as_pixels=True), "time against pixels"),
     *(
-        Rule("roi-vs-center", "S", f"a second stage on the best {count:,} boxes of CornerNet-52 adds over twice the "
-             f"time of {words}, {_HERE}", _looking_inside(checked, count), f"{count} boxes against {words}")
+        Rule("roi-vs-center", "S", f"a second stage on its best {count:,} boxes adds to CornerNet-52 over twice the "
+             f"time that {words} adds, {_HERE}", _looking_inside(checked, count), f"{count} boxes against {words}")
         for checked, words in (
-            ("centernet511_hg52_cre", "the check of the centre"), ("centernet511_hg52", "all of CenterNet")
+            ("centernet511_hg52_cre", "the check of the centre"), ("centernet511_hg52", "CenterNet")
         )
         for count in (100, 1_000)
     ),
