@@ -21,20 +21,19 @@ SIZES = (1, 2, 4, 8, 16, 32)
 _DETECTOR, _ROUNDS = "retinanet_r50_fpn", 30
 
 
-def step_costs(dataset: Dataset, images: int) -> Timed:
+def step_costs(dataset: Dataset, _: int) -> Timed:
     """Times of whole steps of the small RetinaNet on one core: forward, back, and the weights moved.
 
-    Each size takes the first images of the same ones, in float32 and without augmentation; one network learns from all
-    of them by turns.
+    Each size takes the first of the same images, as many as it needs, in float32 and without augmentation; one network
+    learns from all of them by turns.
     """
     recipe = CATALOG[_DETECTOR].small_recipe
     assert recipe is not None
     torch.manual_seed(0)
     model = build(_DETECTOR, len(dataset.class_names), small=True).train()
     optimizer = optimizer_for(model, recipe)
-    pictures, targets = map(list, zip(*(dataset[index] for index in range(min(images, max(SIZES)))), strict=True))
-    sizes = [size for size in SIZES if size <= len(pictures)]
-    samples: dict[int, list[float]] = {size: [] for size in sizes}
+    pictures, targets = map(list, zip(*(dataset[index] for index in range(max(SIZES))), strict=True))
+    samples: dict[int, list[float]] = {size: [] for size in SIZES}
 
     def step(size: int) -> float:
         start = time.perf_counter()
@@ -45,10 +44,10 @@ def step_costs(dataset: Dataset, images: int) -> Timed:
         return time.perf_counter() - start
 
     with fixed_threads(1):
-        for size in sizes:
+        for size in SIZES:
             step(size)
         load = ForeignLoad()
-        for order in interleaved(sizes, _ROUNDS, 1, "steps"):
+        for order in interleaved(SIZES, _ROUNDS, 1, "steps"):
             for size in order:
                 samples[size].append(round(step(size), 9))
         foreign = load.cores()
@@ -59,5 +58,5 @@ def step_costs(dataset: Dataset, images: int) -> Timed:
         "from": "decoded images and boxes in host memory",
         "to": "weights moved",
     }
-    about = {"sizes": sizes, "foreign_load": foreign}
+    about = {"sizes": list(SIZES), "foreign_load": foreign}
     return Timed(about, {f"{_DETECTOR} batch {size}": values for size, values in samples.items()}, protocol)
