@@ -131,7 +131,7 @@ def train(
             {
                 **_differing(overrides, own),
                 **_differing(recipe_changes, vars(usual) if usual else {}),
-                **_differing({"split": split or benchmark.train_split}, {"split": benchmark.train_split}),
+                **({"split": split} if split not in (None, benchmark.train_split) else {}),
             }
         ),
         data=dataset_id(dataset),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.claims.evidence import Evidence, Found
 from benchmarks.claims.ledger import Claim, LedgerError, Rule, Verdict
-from benchmarks.claims.pairs import judge_values, of_alike, of_one_training
+from benchmarks.claims.pairs import judge_values, of_alike, of_one_training, same_images
 from benchmarks.claims.verdicts import LEAST_SEEDS
 from benchmarks.metrics.intervals import means_apart
 
@@ -39,7 +39,7 @@ def _exacter(two: str, one: str, counted: _Counted, part: str) -> Rule:
             wanted = f"{LEAST_SEEDS} seeds of {' and of '.join(lacking)}: `python -m benchmarks claims {_CLAIM}`"
             return Verdict("cannot tell", wanted=wanted)
         pairs = {seed: (sides[0][seed], sides[1][seed]) for seed in sorted(sides[0].keys() & sides[1].keys())}
-        pairs = {seed: pair for seed, pair in pairs.items() if _same_images(*pair)}
+        pairs = {seed: pair for seed, pair in pairs.items() if same_images(*pair)}
         if not pairs:
             return Verdict("cannot tell", wanted=f"a seed that {two} and {one} have in common, on the same images")
         apart = {seed: means_apart(*_sums(*pair, counted)) for seed, pair in pairs.items()}
@@ -52,11 +52,6 @@ def _exacter(two: str, one: str, counted: _Counted, part: str) -> Rule:
         return of_alike(verdict, found, (two, sides[0]), (one, sides[1]))
 
     return Rule(_CLAIM, "S", _WORDS, judge, f"{two} against {one}, {part}")
-
-
-def _same_images(first: Found, second: Found) -> bool:
-    a, b = first.record, second.record
-    return (a.dataset, a.protocol.get("images")) == (b.dataset, b.protocol.get("images"))
 
 
 def _sums(first: Found, second: Found, counted: _Counted) -> list[NDArray[np.float64]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from benchmarks.claims.evidence import Arm, Evidence, Quantity, points
+from benchmarks.claims.evidence import Arm, Evidence, Found, Quantity, points
 from benchmarks.claims.ledger import Claim, Rule, Verdict
 from benchmarks.claims.verdicts import LEAST_SEEDS, Interval, decide, seeds_to_decide, student
 
@@ -20,6 +20,7 @@ __all__ = [
     "of_one_training",
     "over",
     "pair_rule",
+    "same_images",
     "single_rule",
 ]
 
@@ -291,6 +292,12 @@ def _differences(first: Arm, second: Arm, quantity: Quantity) -> tuple[dict[int,
             values[seed] = a - b
             places += [first[seed].place, second[seed].place]
     return values, places
+
+
+def same_images(first: Found, second: Found) -> bool:
+    """Whether two sweeps looked at the same images."""
+    a, b = first.record, second.record
+    return (a.dataset, a.protocol.get("images")) == (b.dataset, b.protocol.get("images"))
 
 
 def of_alike(verdict: Verdict, found: Evidence, first: Side, second: Side) -> Verdict:

@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.claims.evidence import Evidence, Found
 from benchmarks.claims.ledger import Claim, Rule, Verdict
-from benchmarks.claims.pairs import judge_values, of_alike, of_one_training
+from benchmarks.claims.pairs import judge_values, of_alike, of_one_training, same_images
 from benchmarks.claims.verdicts import LEAST_SEEDS, decide
 
 __all__ = ["RULES"]
@@ -58,14 +58,15 @@ def _apart(
     part: str,
     test: str = "shapes test",
 ) -> Rule:
-    """The rule that a value of a detector exceeds that of another which was trained with the same seed."""
+    """The rule that a value of a detector exceeds that of another of the same seed, both swept on the same images."""
 
     def judge(_: Claim, found: Evidence) -> Verdict:
         sides = [(side, found.swept(claim, test, side)) for side in (first, second)]
         lacking = [side for side, own in sides if not own]
-        seeds = sorted(sides[0][1].keys() & sides[1][1].keys())
+        common = sorted(sides[0][1].keys() & sides[1][1].keys())
+        seeds = [seed for seed in common if same_images(*(own[seed] for _, own in sides))]
         if not seeds:
-            wanted = f"{LEAST_SEEDS} seeds of {' and of '.join(lacking or (first, second))}"
+            wanted = f"{LEAST_SEEDS} seeds of {' and of '.join(lacking or (first, second))} on the same images"
             return Verdict("cannot tell", wanted=f"{wanted}: `python -m benchmarks claims {claim}`")
         values = {seed: value(sides[0][1][seed]) - value(sides[1][1][seed]) for seed in seeds}
         places = [own[seed].place for seed in seeds for _, own in sides]

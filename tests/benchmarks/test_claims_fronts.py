@@ -210,12 +210,14 @@ def test_recall_falls_with_overlap_and_more_than_with_anchors() -> None:
     painted = falls("densebox", 30, 32, 31)
     assert verdict(OVERLAP, alone, evidence(*painted)).word == "holds"
     assert verdict(OVERLAP, alone, evidence(*falls("densebox", -30, -32, -31))).word == "fails"
-    assert f"3 seeds of {ONE} split=twins-train:" in verdict(OVERLAP, more, evidence(*painted)).wanted
+    assert f"3 seeds of {ONE} split=twins-train on" in verdict(OVERLAP, more, evidence(*painted)).wanted
     apart = verdict(OVERLAP, more, evidence(*painted, *falls(ONE, 20, 20, 20)))
     assert (apart.word, len(apart.rests_on)) == ("holds", 6)
     assert "+11.0 points (+10.0 +12.0 +11.0 by seed)" in apart.figure
     assert verdict(OVERLAP, more, evidence(*painted, *falls(ONE, 40, 41, 42))).word == "fails"
     assert "3 seeds of densebox" in verdict(OVERLAP, more, evidence(*painted[:1], *falls(ONE, 1, 1)[1:])).wanted
+    fewer = [one.model_copy(update={"protocol": {**one.protocol, "images": 1}}) for one in falls(ONE, 20, 20, 20)]
+    assert "on the same images" in verdict(OVERLAP, more, evidence(*painted, *fewer)).wanted
     usual = falls("densebox", 30, 32, 31, split="")
     assert verdict(OVERLAP, alone, evidence(*usual)).word == "cannot tell", "these learned from other images"
     with pytest.raises(LedgerError, match=r"densebox.*metrics\.fall is None, no number; measure it again"):

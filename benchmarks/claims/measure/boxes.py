@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from torchvision.ops import box_iou, nms
+from torchvision.ops import batched_nms, box_iou
 
 from benchmarks.datasets import DatasetError, cache_folder, open_dataset
 from benchmarks.datasets.voc import CLASS_NAMES, ground_truth
@@ -27,7 +27,18 @@ from ops.anchors import centred_shapes, grid_anchors, pyramid_shapes
 from ops.coders import CenterSizeCoder
 from ops.match import multibox_match, threshold_match
 
-__all__ = ["SOURCES", "Boxes", "coverage", "crowding", "imbalance", "levels", "offsets", "open_boxes", "shared_cells"]
+__all__ = [
+    "SOURCES",
+    "Boxes",
+    "coverage",
+    "crowding",
+    "imbalance",
+    "levels",
+    "offsets",
+    "open_boxes",
+    "overlap_with_another",
+    "shared_cells",
+]
 
 SOURCES = ("voc 2007_test", "bccd test", "shapes test", "shapes crowd")
 """Data sets whose boxes are counted."""
@@ -212,17 +223,22 @@ def shared_cells(found: Boxes, grid: int = 7) -> dict[str, Any]:
     return {"objects": count, "shared": shared / count, "with_another_class": other / count}
 
 
+def overlap_with_another(boxes: Tensor, labels: Tensor) -> Tensor:
+    """Of each object the largest IoU with another of its class `[G]`, 0 where there is none."""
+    if not len(boxes):
+        return torch.zeros(0)
+    return (box_iou(boxes, boxes) * (labels[:, None] == labels)).fill_diagonal_(0).amax(1)
+
+
 def crowding(found: Boxes) -> dict[str, Any]:
     """Share of objects with a neighbour of their class that overlaps them, and of those that suppression would lose."""
     count, over, lost = 0, {0.45: 0, 0.5: 0, 0.7: 0}, 0
     for boxes, labels in zip(found.boxes, found.labels, strict=True):
-        for label in labels.unique():
-            own = boxes[labels == label]
-            largest = box_iou(own, own).fill_diagonal_(0).amax(1)
-            count += len(own)
-            for threshold in over:
-                over[threshold] += int((largest > threshold).sum())
-            lost += len(own) - len(nms(own, torch.linspace(1, 0.5, len(own)), 0.5))
+        largest = overlap_with_another(boxes, labels)
+        count += len(boxes)
+        for threshold in over:
+            over[threshold] += int((largest > threshold).sum())
+        lost += len(boxes) - len(batched_nms(boxes, torch.linspace(1, 0.5, len(boxes)), labels, 0.5))
     return {"objects": count, **{f"over_{t}": n / count for t, n in over.items()}, "lost_at_0.5": lost / count}
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from benchmarks.claims.measure.boxes import overlap_with_another
 from benchmarks.claims.measure.running import seen
 from benchmarks.datasets import Dataset
 from benchmarks.evaluate import Subject
@@ -76,7 +77,7 @@ def met_in_pairs(subject: Subject, dataset: Dataset, images: int) -> dict[str, A
         setattr(model, name, own)
     floor = _as_many(usual, objects)
     found = torch.cat([_of_objects(*one, floor) > 0 for one in zip(loose, objects, strict=True)])
-    overlap = torch.cat([_with_another(target) for target in objects])
+    overlap = torch.cat([overlap_with_another(target.boxes, target.labels) for target in objects])
     bins = [
         {"from": low, "to": high, **_recall(found[(overlap > low) & (overlap <= high)])}
         for low, high in itertools.pairwise(OVERLAPS)
@@ -88,14 +89,6 @@ def met_in_pairs(subject: Subject, dataset: Dataset, images: int) -> dict[str, A
         "bins": bins,
         "fall": None if None in ends else ends[0] - ends[1],
     }
-
-
-def _with_another(target: Target) -> Tensor:
-    """Of each object the largest IoU with another of its class `[G]`."""
-    if not len(target):
-        return torch.zeros(0)
-    overlap = box_iou(target.boxes, target.boxes) * (target.labels[:, None] == target.labels)
-    return overlap.fill_diagonal_(0).amax(1)
 
 
 def _recall(found: Tensor) -> dict[str, Any]:
